@@ -1,0 +1,12 @@
+"""Lillama: one-shot compression of language models by low-rank feature distillation (arXiv 2412.16719).
+
+Importing this package makes transformers load the compressed checkpoints that it writes.
+"""
+
+from lillama.model.checkpoint import load_checkpoint, save_checkpoint
+from lillama.model.plugin import register
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_checkpoint", "save_checkpoint"]
+
+register()

@@ -1,0 +1,437 @@
+"""Every configuration schema, registered with Hydra's ConfigStore; imports no torch.
+
+The YAML files under ``conf/`` name one of these schemas each, so an unknown key, a wrong type or an illegal enum
+value fails while the configuration is composed. Ranges are checked in ``__post_init__``, which OmegaConf calls
+when ``run.py`` turns the composed configuration into these dataclasses.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from lillama.errors import ConfigError, require
+
+POSITIVE = "must be a positive integer"
+LARGEST_TOKEN_BUDGET = 10**12
+
+
+class Stage(Enum):
+    """What a run does, in this order."""
+
+    plan = "plan"
+    init = "init"
+    distill = "distill"
+    perplexity = "perplexity"
+
+
+class Weights(Enum):
+    """Where the weights come from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(Enum):
+    """The numbers that the model computes in; ``auto`` is bfloat16 on a GPU and float32 on a CPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Rounding(Enum):
+    """What ``uniform`` takes the fraction of."""
+
+    parameters = "parameters"  # the model shrinks by the asked amount
+    rank = "rank"  # the authors' code: a fraction of the largest rank that saves; the model shrinks by less
+
+
+class Inputs(Enum):
+    """Whose activations a student block is fed with while it learns."""
+
+    teacher = "teacher"  # Eq. 8
+    student = "student"  # Eq. 9
+    teacher_student = "teacher_student"  # Eq. 10
+
+
+class Distance(Enum):
+    """How far a student's output is from the teacher's."""
+
+    l1_cosine = "l1_cosine"  # Eq. 7
+    mse = "mse"
+    normalized_mse = "normalized_mse"
+
+
+class Reduction(Enum):
+    """How the distances of a batch's tokens become one number."""
+
+    mean = "mean"
+    sum = "sum"
+
+
+class Split(Enum):
+    """Which factor carries the singular values."""
+
+    us_v = "us_v"  # Eq. 2
+    symmetric = "symmetric"  # the authors' code
+
+
+class Source(Enum):
+    """Where text comes from."""
+
+    hub = "hub"
+    local = "local"
+    stdlib_docs = "stdlib_docs"
+
+
+class Packing(Enum):
+    """How rows become blocks of ``seq_len`` tokens."""
+
+    packed = "packed"  # rows follow each other, nothing is padded but the very last block
+    padded = "padded"  # one row a block, cut at seq_len, the rest padded and masked
+
+
+class Order(Enum):
+    """In which order rows are taken."""
+
+    shuffled = "shuffled"
+    longest_first = "longest_first"
+    given = "given"
+
+
+class Template(Enum):
+    """How instruction and conversation rows become text."""
+
+    auto = "auto"  # the tokenizer's chat template, where it has one
+    none = "none"  # turns joined by blank lines
+
+
+class SystemTurns(Enum):
+    """What happens to the system turns of conversations."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+class Join(Enum):
+    """What stands between two rows of a packed stream."""
+
+    auto = "auto"  # blank_line for plain text, nothing after a chat template, eos otherwise
+    eos = "eos"
+    blank_line = "blank_line"
+    none = "none"
+
+
+class Train(Enum):
+    """Which parameters of a compressed block learn."""
+
+    factors = "factors"
+    block = "block"
+
+
+class LearningRate(Enum):
+    """The shape of the learning rate over a run."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Keep(Enum):
+    """Which weights of a block are kept."""
+
+    last = "last"
+    lowest_batch = "lowest_batch"  # the authors' code: those before the step with the lowest single-batch loss
+
+
+class LoggerKind(Enum):
+    """Where metrics go while a run is under way."""
+
+    none = "none"
+    csv = "csv"
+    wandb = "wandb"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package."""
+
+    name: str = MISSING
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    weights: Weights = Weights.pretrained
+    architecture: dict[str, Any] | None = None
+    dtype: Dtype = Dtype.auto
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.path is not None or self.architecture is not None,
+            "model.path",
+            self.path,
+            "give a Hub id, a local folder or a GGUF file, or an architecture with model.weights=random",
+        )
+        require(
+            self.weights is Weights.random or self.path is not None,
+            "model.weights",
+            self.weights.name,
+            "pretrained weights need model.path; the other choice is random",
+        )
+        known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
+        require(known, "model.device", self.device, "must be auto, cpu, cuda or cuda:N")
+
+
+@dataclass(kw_only=True, slots=True)
+class StrategyConfig:
+    """How small the model becomes: a reduction, or a parameter count (which wins where both are given)."""
+
+    reduction: float = 0.2
+    parameters: str | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.reduction < 1, "strategy.reduction", self.reduction, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
+class BottomConfig(StrategyConfig):
+    """Algorithm 1: the lowest layers first, with candidate ranks k, k + m, k + 2m, ..."""
+
+    k: int = 1024
+    m: int = 256
+
+    def __post_init__(self) -> None:
+        # Not super(): slots=True makes a new class, and the zero-argument form still holds the old one.
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.m > 0, "strategy.m", self.m, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class TopConfig(BottomConfig):
+    """Algorithm 1 with the layers in reverse."""
+
+
+@dataclass(kw_only=True, slots=True)
+class UniformConfig(StrategyConfig):
+    """The same fraction of every matrix; ranks are multiples of ``round_to``."""
+
+    round_to: int = 1
+    fraction_of: Rounding = Rounding.parameters
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanFileConfig(StrategyConfig):
+    """Replays the ranks of a saved ``plan.json``."""
+
+    file: str = MISSING
+
+
+@dataclass(kw_only=True, slots=True)
+class LossConfig:
+    """What a student block is fed with and how its output is compared."""
+
+    inputs: Inputs = MISSING
+    distance: Distance = Distance.l1_cosine
+    reduction: Reduction = Reduction.mean
+
+
+@dataclass(kw_only=True, slots=True)
+class InitConfig:
+    """Where the factors start; ``keep_bias=false`` drops the biases of replaced matrices, as the authors' code does."""
+
+    keep_bias: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
+class SvdConfig(InitConfig):
+    """The best rank-r matrix in the Frobenius norm (Eq. 2)."""
+
+    split: Split = Split.us_v
+
+
+@dataclass(kw_only=True, slots=True)
+class RandomConfig(InitConfig):
+    """Normal factors with standard deviation sqrt(1 / in_features) (Figure 5)."""
+
+    seed: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class FeatureConfig(InitConfig):
+    """The best rank-r map for the outputs on calibration tokens (Eq. 3)."""
+
+    tokens: int = 16384
+    floor: float = 1e-9
+
+    def __post_init__(self) -> None:
+        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
+        require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig:
+    """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython."""
+
+    source: Source = MISSING
+    path: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+    def check(self, key: str) -> None:
+        """Raise where the source needs a path and has none."""
+        needed = self.source is not Source.stdlib_docs
+        require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig(TextConfig):
+    """Calibration text and how it becomes blocks of tokens."""
+
+    tokens: int = 65536
+    seq_len: int = 512
+    packing: Packing = Packing.packed
+    order: Order = Order.shuffled
+    template: Template = Template.auto
+    system: SystemTurns = SystemTurns.keep
+    join: Join = Join.auto
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        TextConfig.check(self, "data")
+        legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}"
+        require(0 < self.tokens <= LARGEST_TOKEN_BUDGET, "data.tokens", self.tokens, legal)
+        require(self.seq_len > 1, "data.seq_len", self.seq_len, "must be at least 2")
+
+
+@dataclass(kw_only=True, slots=True)
+class DistillConfig:
+    """The local updates: one AdamW for each compressed block."""
+
+    batch_size: int = 8
+    epochs: int = 1
+    lr: float = 8.6e-4
+    schedule: LearningRate = LearningRate.constant
+    warmup: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = None
+    train: Train = Train.factors
+    master_weights: bool = True
+    dropout: bool = False
+    mask_padding: bool = True
+    keep: Keep = Keep.last
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "distill.batch_size", self.batch_size, POSITIVE)
+        require(self.epochs > 0, "distill.epochs", self.epochs, POSITIVE)
+        require(self.lr > 0, "distill.lr", self.lr, "must be positive")
+        require(0 <= self.warmup < 1, "distill.warmup", self.warmup, "a fraction of the steps, from 0 to below 1")
+        require(self.weight_decay >= 0, "distill.weight_decay", self.weight_decay, "must not be negative")
+        clip = self.clip_norm
+        require(clip is None or clip > 0, "distill.clip_norm", clip, "must be positive, or null for no clipping")
+        legal = "two numbers from 0 to below 1"
+        require(all(0 <= beta < 1 for beta in self.betas), "distill.betas", self.betas, legal)
+
+
+@dataclass(kw_only=True, slots=True)
+class PerplexityConfig(TextConfig):
+    """The text of the curve, in non-overlapping windows; ``max_tokens`` cuts it, null takes the whole."""
+
+    seq_len: int = 2048
+    max_tokens: int | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        TextConfig.check(self, "evaluate.perplexity")
+        require(self.seq_len > 1, "evaluate.perplexity.seq_len", self.seq_len, "must be at least 2")
+        cut = self.max_tokens
+        require(cut is None or cut > 1, "evaluate.perplexity.max_tokens", cut, "must be at least 2, or null for all")
+        require(self.batch_size > 0, "evaluate.perplexity.batch_size", self.batch_size, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """What is measured; ``every_tokens=0`` measures at the start and at the end only."""
+
+    every_tokens: int = 0
+    perplexity: PerplexityConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(self.every_tokens >= 0, "evaluate.every_tokens", self.every_tokens, "must not be negative")
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """Where metrics go; ``mode`` null is offline where no W&B key is set."""
+
+    kind: LoggerKind = MISSING
+    project: str = "lillama"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        legal = "must be online, offline, disabled, or null"
+        require(self.mode in (None, "online", "offline", "disabled"), "logger.mode", self.mode, legal)
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run, whole."""
+
+    name: str = "run"
+    stages: list[Stage] = field(default_factory=lambda: list(Stage))
+    seed: int = 0
+    cache_dir: str = MISSING
+    progress: bool = True
+    save_checkpoint: bool = True
+    model: ModelConfig = MISSING
+    strategy: StrategyConfig = MISSING
+    loss: LossConfig = MISSING
+    init: InitConfig = MISSING
+    data: DataConfig = MISSING
+    distill: DistillConfig = MISSING
+    evaluate: EvaluateConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
+        if Stage.distill in self.stages and Stage.init not in self.stages:
+            raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+
+
+SCHEMAS: dict[str | None, dict[str, type]] = {
+    None: {"run_schema": RunConfig},
+    "model": {"model_schema": ModelConfig},
+    "strategy": {
+        "bottom_schema": BottomConfig,
+        "top_schema": TopConfig,
+        "uniform_schema": UniformConfig,
+        "plan_schema": PlanFileConfig,
+    },
+    "loss": {"loss_schema": LossConfig},
+    "init": {"svd_schema": SvdConfig, "random_schema": RandomConfig, "feature_schema": FeatureConfig},
+    "data": {"data_schema": DataConfig},
+    "distill": {"distill_schema": DistillConfig},
+    "evaluate": {"evaluate_schema": EvaluateConfig},
+    "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
+    "logger": {"logger_schema": LoggerConfig},
+}
+
+
+def register_schemas() -> None:
+    """Make the schemas known to Hydra; ``conf/`` names them in its defaults lists."""
+    store = ConfigStore.instance()
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=name, node=schema)

@@ -1,0 +1,1 @@
+"""Text into hashed blocks of tokens; local files and the Hub alike."""

@@ -1,0 +1,187 @@
+"""Calibration text as fixed-length blocks of tokens: an exact budget, a seeded order, a content hash, a cache."""
+
+import hashlib
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from lillama.config import DataConfig, Join, Order, Packing
+from lillama.data.rows import is_plain, row_text, uses_template
+from lillama.data.sources import Row, read_rows, source_identity
+from lillama.errors import ConfigError
+from lillama.provenance import digest
+
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBlocks:
+    """Blocks of token ids [n, seq_len], of which the first ``lengths`` [n] are real and the rest is padding."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens the blocks hold."""
+        return int(self.lengths.sum())
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the token stream."""
+        parts = (self.ids.astype("<i4").tobytes(), self.lengths.astype("<i4").tobytes())
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def head(self, tokens: int) -> "TokenBlocks":
+        """The first blocks, as many as it takes to hold at least ``tokens`` tokens, or all."""
+        enough = int(np.searchsorted(self.lengths.cumsum(), tokens)) + 1
+        return TokenBlocks(self.ids[:enough], self.lengths[:enough])
+
+    def batches(self, size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches of ids [b, t] and their mask [b, t], true at real tokens (None where all are real)."""
+        for start in range(0, len(self.ids), size):
+            ids = torch.from_numpy(self.ids[start : start + size].astype(np.int64)).to(device)
+            lengths = torch.from_numpy(self.lengths[start : start + size].astype(np.int64)).to(device)
+            full = bool((lengths == ids.shape[1]).all())
+            yield ids, None if full else torch.arange(ids.shape[1], device=device) < lengths[:, None]
+
+
+def token_blocks(config: DataConfig, tokenizer: Any, cache_dir: Path) -> TokenBlocks:
+    """The blocks of a calibration text, from the cache where it has them.
+
+    :raises ConfigError: for unreadable data, or data with fewer tokens than ``data.tokens``.
+    """
+    file = cache_dir / "tokens" / f"{_cache_key(config, tokenizer)}.safetensors"
+    if file.is_file():
+        held = load_file(file)
+        return TokenBlocks(held["ids"], held["lengths"])
+    blocks = build_blocks(config, read_rows(config, "data"), tokenizer)
+    _save(blocks, file)
+    return blocks
+
+
+def build_blocks(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
+    """Rows into blocks, with exactly ``data.tokens`` real tokens."""
+    if config.packing is Packing.padded:
+        pieces = _take(_rows_cut(config, rows, tokenizer), config.tokens)
+    elif _join(config, rows[0], tokenizer) is Join.blank_line:
+        pieces = _take(_shuffled_windows(config, rows, tokenizer), config.tokens)
+    else:
+        pieces = _windows(_stream(config, rows, tokenizer), config.seq_len)
+    held = sum(map(len, pieces))
+    if held < config.tokens:
+        raise ConfigError(f"data.tokens={config.tokens}: the data holds only {held} tokens")
+    return _padded(pieces, config.seq_len, pad=_pad_id(tokenizer))
+
+
+def _cache_key(config: DataConfig, tokenizer: Any) -> str:
+    options = {key: value.name if isinstance(value, Enum) else value for key, value in asdict(config).items()}
+    del options["path"]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    identity = [vocabulary, getattr(tokenizer, "chat_template", None)]
+    return digest([CACHE_FORMAT, source_identity(config, "data"), options, identity])[:32]
+
+
+def _save(blocks: TokenBlocks, file: Path) -> None:
+    """Write through a temporary file: a reader sees the whole entry or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+    os.close(handle)
+    save_file({"ids": blocks.ids, "lengths": blocks.lengths}, temporary)
+    os.replace(temporary, file)
+
+
+def _encode(text: str, tokenizer: Any, *, templated: bool) -> list[int]:
+    """Token ids; a chat template writes its own special tokens, so none are added to its text (no doubled BOS)."""
+    return tokenizer(text, add_special_tokens=not templated, verbose=False)["input_ids"]
+
+
+def _row_ids(config: DataConfig, row: Row, tokenizer: Any) -> list[int]:
+    templated = not is_plain(row) and uses_template(tokenizer, config.template)
+    return _encode(row_text(row, tokenizer, config.template, config.system), tokenizer, templated=templated)
+
+
+def _join(config: DataConfig, row: Row, tokenizer: Any) -> Join:
+    if config.join is not Join.auto:
+        return config.join
+    if is_plain(row):
+        return Join.blank_line
+    return Join.none if uses_template(tokenizer, config.template) else Join.eos
+
+
+def _ordered(config: DataConfig, count: int) -> list[int]:
+    order = list(range(count))
+    if config.order is Order.shuffled:
+        random.Random(config.seed).shuffle(order)
+    return order
+
+
+def _rows_cut(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[list[int]]:
+    """Rows one by one, cut at seq_len."""
+    encoded = (_row_ids(config, rows[index], tokenizer) for index in _ordered(config, len(rows)))
+    ids = sorted(encoded, key=len, reverse=True) if config.order is Order.longest_first else encoded
+    return (row[: config.seq_len] for row in ids if row)
+
+
+def _stream(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> list[int]:
+    """Rows one after the other until the budget is met."""
+    join = _join(config, rows[0], tokenizer)
+    between = [tokenizer.eos_token_id] if join is Join.eos and tokenizer.eos_token_id is not None else []
+    order = _ordered(config, len(rows))
+    if config.order is Order.longest_first:
+        order.sort(key=lambda index: -len(row_text(rows[index], tokenizer, config.template, config.system)))
+    stream: list[int] = []
+    for index in order:
+        stream += _row_ids(config, rows[index], tokenizer) + between
+        if len(stream) >= config.tokens:
+            break
+    return stream[: config.tokens]
+
+
+def _shuffled_windows(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[list[int]]:
+    """Plain text joined by blank lines, cut into windows; the windows are shuffled, since the rows belong together."""
+    text = "\n\n".join(row_text(row, tokenizer, config.template, config.system) for row in rows)
+    windows = _windows(_encode(text, tokenizer, templated=False), config.seq_len)
+    tail = windows.pop() if windows and len(windows[-1]) < config.seq_len else None
+    for index in _ordered(config, len(windows)):
+        yield windows[index]
+    if tail is not None:
+        yield tail
+
+
+def _windows(stream: list[int], length: int) -> list[list[int]]:
+    return [stream[start : start + length] for start in range(0, len(stream), length)]
+
+
+def _take(pieces: Iterator[list[int]], tokens: int) -> list[list[int]]:
+    """Pieces until the budget is met; the last is cut so that it is met exactly."""
+    taken: list[list[int]] = []
+    left = tokens
+    for piece in pieces:
+        taken.append(piece[:left])
+        left -= len(taken[-1])
+        if left == 0:
+            break
+    return taken
+
+
+def _padded(pieces: Sequence[list[int]], length: int, *, pad: int) -> TokenBlocks:
+    ids = np.full((len(pieces), length), pad, dtype=np.int32)
+    for row, piece in zip(ids, pieces, strict=True):
+        row[: len(piece)] = piece
+    return TokenBlocks(ids, np.array([len(piece) for piece in pieces], dtype=np.int32))
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)

@@ -1,0 +1,147 @@
+"""The paper's schedule: all blocks learn at once from one stream of tokens (Section 4).
+
+The teacher runs once a batch, block by block, and each compressed block learns as soon as its twin has run. Nothing
+above the last compressed block is run and nothing below the first one is run twice. The first compressed block sees
+the same input from teacher and student, so its two passes of Eq. 10 are one, counted twice.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lillama.algebra.losses import feature_loss
+from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
+from lillama.data.tokens import TokenBlocks
+from lillama.distill.learner import BlockLearner
+from lillama.distill.schedule import learning_rate
+from lillama.errors import DivergedError
+from lillama.model.blocks import BlockCall, find_blocks, run_blocks
+from lillama.model.student import Student
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a distillation stands after a step: tokens seen so far, each block's loss, the speed of this step."""
+
+    step: int
+    tokens: int
+    losses: dict[int, float]
+    lr: float
+    tokens_per_second: float
+
+    @property
+    def loss(self) -> float:
+        """The mean over the blocks."""
+        return sum(self.losses.values()) / len(self.losses)
+
+
+def distill(
+    student: Student,
+    data: TokenBlocks,
+    config: DistillConfig,
+    loss: LossConfig,
+    *,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    progress: bool = False,
+) -> None:
+    """Distil every block of a student by local updates; the student's blocks are changed in place.
+
+    :param data: calibration tokens, read ``config.epochs`` times. :param on_step: called after every step.
+    :raises DivergedError: for a loss that is not finite; it names the block and the step.
+    """
+    learners = make_learners(student, config, loss)
+    device = next(student.teacher.parameters()).device
+    steps = config.epochs * -(-len(data.ids) // config.batch_size)
+    seen = step = 0
+    student.teacher.train(config.dropout)
+    with tqdm(total=data.tokens * config.epochs, desc="distil", unit="tok", disable=not progress) as bar:
+        for _ in range(config.epochs):
+            for ids, mask in data.batches(config.batch_size, device):
+                began = time.perf_counter()
+                lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.schedule)
+                try:
+                    losses = learn_batch(student, learners, ids, mask, config, loss, update=partial(_update, lr))
+                except DivergedError as error:
+                    raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
+                tokens = ids.numel() if mask is None else int(mask.sum())
+                seen, step = seen + tokens, step + 1
+                state = Progress(step, seen, losses, lr, tokens / (time.perf_counter() - began))
+                bar.update(tokens)
+                bar.set_postfix(loss=f"{state.loss:.4f}")
+                on_step(state)
+    student.teacher.eval()
+    for learner in learners.values():
+        learner.finish()
+
+
+def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:
+    """A learner for every block of the student, with master weights where they are asked for."""
+    function = partial(_loss, config=loss)
+    learners = {index: BlockLearner(index, block, config, function) for index, block in student.blocks.items()}
+    if config.master_weights:
+        for learner in learners.values():
+            student.widen(learner.parameters)
+    return learners
+
+
+def learn_batch(
+    student: Student,
+    learners: dict[int, BlockLearner],
+    ids: Tensor,
+    mask: Tensor | None,
+    config: DistillConfig,
+    loss: LossConfig,
+    *,
+    update: Callable[[BlockLearner, float], None],
+) -> dict[int, float]:
+    """One batch: every learner's gradients, each handed to ``update`` with its loss at once; returns the losses.
+
+    :param ids: token ids [b, t]. :param mask: true at real tokens [b, t], or None.
+    """
+    _, dense = find_blocks(student.teacher)
+    mask = mask if config.mask_padding else None
+    stream: Tensor | None = None
+    losses: dict[int, float] = {}
+
+    def learn(call: BlockCall) -> None:
+        nonlocal stream
+        learner = learners.get(call.index)
+        if learner is None:
+            if loss.inputs is not Inputs.teacher and stream is not None:
+                stream = call.replay(dense[call.index], stream)
+            return
+        feeds = block_feeds(call.hidden, stream, loss.inputs)
+        value, stream = learner.backward(call, feeds, mask)
+        losses[call.index] = value
+        update(learner, value)
+
+    run_blocks(student.teacher, ids, mask=mask, wanted=range(min(learners), max(learners) + 1), on_block=learn)
+    return losses
+
+
+def block_feeds(teacher: Tensor, student: Tensor | None, inputs: Inputs) -> list[tuple[Tensor, float]]:
+    """What a block is fed with, and the weight of each loss (Eqs. 8 to 10); the student's own stream comes last.
+
+    :param student: the student's stream, or None for the first compressed block, where it is the teacher's.
+    """
+    if inputs is Inputs.teacher:
+        return [(teacher, 1.0)]
+    if student is None:
+        return [(teacher, 2.0 if inputs is Inputs.teacher_student else 1.0)]
+    if inputs is Inputs.student:
+        return [(student, 1.0)]
+    return [(teacher, 1.0), (student, 1.0)]
+
+
+def _loss(student: Tensor, teacher: Tensor, mask: Tensor | None, *, config: LossConfig) -> Tensor:
+    total = config.reduction is Reduction.sum
+    return feature_loss(student, teacher, distance=config.distance, mask=mask, total=total)
+
+
+def _update(lr: float, learner: BlockLearner, loss: float) -> None:
+    learner.update(lr, loss)

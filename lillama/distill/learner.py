@@ -1,0 +1,86 @@
+"""One compressed block and its own optimizer."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from lillama.config import DistillConfig, Keep, Train
+from lillama.errors import DivergedError
+from lillama.model.blocks import BlockCall
+from lillama.model.linear import LowRankLinear
+
+LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class BlockLearner:
+    """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7)."""
+
+    def __init__(self, index: int, block: nn.Module, config: DistillConfig, loss: LossFunction) -> None:
+        self.index = index
+        self.block = block.requires_grad_(False).train(config.dropout)
+        self.loss = loss
+        self.clip_norm = config.clip_norm
+        self.parameters = [p.requires_grad_() for p in trained_parameters(block, config.train)]
+        self._keep = config.keep
+        self._best: tuple[float, list[Tensor]] | None = None
+        self._optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def backward(
+        self, call: BlockCall, feeds: Iterable[tuple[Tensor, float]], mask: Tensor | None
+    ) -> tuple[float, Tensor]:
+        """Leave the gradients of one batch in the parameters.
+
+        :param call: the teacher's call; its output [b, t, d] is what the block learns.
+        :param feeds: hidden states [b, t, d] to feed the block with, each with the weight of its loss.
+        :return: the loss, all feeds together, and the block's output for the last feed, before any update.
+        :raises DivergedError: for a loss that is not finite.
+        """
+        total = 0.0
+        output = call.output
+        for hidden, weight in feeds:
+            with torch.enable_grad(), self._precision(hidden):
+                output = call.replay(self.block, hidden)
+                loss = weight * self.loss(output, call.output, mask)
+            loss.backward()
+            total += loss.item()
+        if not torch.isfinite(torch.tensor(total)):
+            raise DivergedError(f"block {self.index}: the loss is {total}")
+        return total, output.detach()
+
+    def update(self, lr: float, loss: float) -> None:
+        """One AdamW step with the gradients that :meth:`backward` left, which are then gone."""
+        self._remember(loss)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def finish(self) -> None:
+        """Put back the weights to keep, where those are not the last."""
+        if self._best is not None:
+            for parameter, value in zip(self.parameters, self._best[1], strict=True):
+                parameter.data.copy_(value)
+
+    def _remember(self, loss: float) -> None:
+        if self._keep is Keep.lowest_batch and (self._best is None or loss < self._best[0]):
+            self._best = (loss, [parameter.detach().clone() for parameter in self.parameters])
+
+    def _precision(self, hidden: Tensor) -> AbstractContextManager[object]:
+        """Master weights are float32: their products are computed in the model's narrower dtype all the same."""
+        if hidden.dtype == torch.float32 or all(p.dtype == hidden.dtype for p in self.parameters):
+            return nullcontext()
+        return torch.autocast(hidden.device.type, dtype=hidden.dtype)
+
+
+def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:
+    """The parameters that learn: every one of the block's, or the factors only."""
+    if train is Train.block:
+        return list(block.parameters())
+    pairs = [module for module in block.modules() if isinstance(module, LowRankLinear)]
+    return [factor for pair in pairs for factor in (pair.A.weight, pair.B.weight)]

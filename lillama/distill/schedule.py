@@ -1,0 +1,20 @@
+"""The learning rate over a run, as a pure function of the step."""
+
+import math
+
+from lillama.config import LearningRate
+
+
+def learning_rate(step: int, steps: int, *, peak: float, warmup: float, shape: LearningRate) -> float:
+    """The learning rate of a step.
+
+    Rises linearly over the first ``warmup`` share of the steps, then stays, or falls to zero along a cosine.
+
+    :param step: 0 to steps - 1.
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    if shape is LearningRate.constant:
+        return peak
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))

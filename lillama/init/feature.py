@@ -1,0 +1,98 @@
+"""``init=feature``: the best low-rank map for the outputs on calibration tokens (Eq. 3)."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lillama.algebra.factorize import Factors, feature_factors, weak_directions
+from lillama.algebra.moments import Moment
+from lillama.config import FeatureConfig, InitConfig
+from lillama.data.tokens import TokenBlocks
+from lillama.model.blocks import find_blocks, run_blocks
+from lillama.model.surgery import linear
+
+log = logging.getLogger(__name__)
+
+
+def feature_start(
+    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks, config: InitConfig, progress: bool
+) -> Callable[[str, Tensor, int], Factors]:
+    """The start of every matrix from the second moment of its inputs in the teacher."""
+    assert isinstance(config, FeatureConfig)
+    floor = config.floor
+    moments = input_moments(teacher, list(ranks), data.head(config.tokens), progress=progress)
+    _report_weak(moments, floor)
+    return lambda name, weight, rank: feature_factors(weight=weight, moment=moments[name].value, rank=rank, floor=floor)
+
+
+def input_moments(
+    model: nn.Module, names: list[str], data: TokenBlocks, *, batch_size: int = 4, progress: bool = False
+) -> dict[str, Moment]:
+    """The second moments of the named linears' inputs; linears that share an input share a moment.
+
+    Padding does not count. Nothing above the last block that holds one of the linears is run.
+    """
+    collector = _Collector(names)
+    hooks = [linear(model, name).register_forward_pre_hook(collector.hook(name)) for name in names]
+    device = next(model.parameters()).device
+    try:
+        with tqdm(total=data.tokens, desc="moments", unit="tok", disable=not progress) as bar:
+            for ids, mask in data.batches(batch_size, device):
+                collector.begin(mask)
+                run_blocks(model, ids, mask=mask, wanted=_span(model, names), on_block=lambda call: None)
+                bar.update(ids.numel() if mask is None else int(mask.sum()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return collector.moments
+
+
+def _span(model: nn.Module, names: list[str]) -> range:
+    """The blocks from the first to the last that holds one of the named modules."""
+    prefix, _ = find_blocks(model)
+    indices = [int(name.removeprefix(f"{prefix}.").partition(".")[0]) for name in names]
+    return range(min(indices), max(indices) + 1)
+
+
+class _Collector:
+    """Adds each distinct input once a call: query, key and value projections see the same tensor."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.moments: dict[str, Moment] = {}
+        self.begin(None)
+
+    def begin(self, mask: Tensor | None) -> None:
+        """A new batch begins."""
+        self.mask = mask
+        self.latest: tuple[Tensor, Moment] | None = None
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def collect(_: nn.Module, args: tuple[Any, ...]) -> None:
+            x = args[0]
+            if self.latest is not None and self.latest[0] is x:
+                self.moments.setdefault(name, self.latest[1])
+                return
+            moment = self.moments.setdefault(name, Moment(x.shape[-1], x.device))
+            moment.add(x, None if self.mask is None else self.mask.reshape(x.shape[:-1]))
+            self.latest = (x, moment)
+
+        return collect
+
+
+def _report_weak(moments: Mapping[str, Moment], floor: float) -> None:
+    """Say where there were too few or too similar tokens to order every direction by the data."""
+    distinct = {id(moment): (name, moment) for name, moment in reversed(moments.items())}
+    weak = {name: weak_directions(moment.value, floor) for name, moment in distinct.values()}
+    worst = max(weak, key=lambda name: weak[name])
+    if weak[worst]:
+        total = sum(weak.values())
+        log.info(
+            "feature start: %d input directions lie under the floor and follow the weights; most in %s (%d)",
+            total,
+            worst,
+            weak[worst],
+        )

@@ -1,0 +1,123 @@
+"""What stands between Hydra and a run: schemas, folder names, exit statuses, one-line errors."""
+
+import dataclasses
+import hashlib
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lillama.config import RunConfig, register_schemas
+from lillama.errors import ConfigError
+
+log = logging.getLogger(__name__)
+DONE, OTHER, BAD_INPUT = 0, 1, 2
+LONGEST_CELL_NAME = 100
+USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+
+
+def set_up() -> None:
+    """Everything Hydra must know before it composes; a second call does nothing."""
+    register_schemas()
+    OmegaConf.register_new_resolver("cell", cell_name, replace=True)
+
+
+def cell_name(overrides: Sequence[str]) -> str:
+    """A folder name for a list of overrides: readable, safe, and different for different overrides.
+
+    ``strategy.k=96 init=svd`` becomes ``k=96,init=svd-1f0c93a2``; the order of the overrides does not matter.
+    """
+    if not overrides:
+        return "default"
+    parts = [override.lstrip("+~").partition("=") for override in overrides]
+    short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, _, value in parts)
+    safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_CELL_NAME].strip("._")
+    return f"{safe}-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"
+
+
+class Session:
+    """One call of the command line: a single run, or the cells of a sweep."""
+
+    def __init__(self) -> None:
+        self.failures: list[str] = []
+
+    def run_job(self, composed: DictConfig) -> None:
+        """Run one composed configuration in Hydra's output folder and print its summary.
+
+        A failed cell of a sweep keeps no model alive: Hydra holds on to its exception until the sweep is over.
+        """
+        from lillama.pipeline import run
+        from lillama.report import summary
+
+        hydra = HydraConfig.get()
+        try:
+            config = OmegaConf.to_object(composed)
+            assert isinstance(config, RunConfig)
+            print(summary(run(config, Path(hydra.runtime.output_dir))), flush=True)
+        except Exception as error:
+            if hydra.mode is RunMode.RUN:
+                raise SystemExit(tell(error)) from None
+            log.error("%s", one_line(error))
+            self.failures.append(f"{Path(hydra.runtime.output_dir).name}: {one_line(error)}")
+            let_go(error)
+            raise
+
+    def exit_status(self, main: Callable[[], None]) -> int:
+        """Call Hydra's main and return its exit status: 0 done, 2 bad input (told in one line), 1 anything else."""
+        try:
+            main()
+        except KeyboardInterrupt:
+            print("interrupted: the run's folder is whole; the same command starts it again", file=sys.stderr)
+            return OTHER
+        except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
+            if self.failures:
+                print(f"error: {len(self.failures)} cells of the sweep failed:", *self.failures, sep="\n  ", file=sys.stderr)
+                return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
+            return tell(error)
+        return DONE
+
+
+def tell(error: BaseException) -> int:
+    """Print what went wrong, bad input in one line; the exit status."""
+    if isinstance(error, USER_ERRORS):
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    traceback.print_exception(error)
+    return OTHER
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; for an unknown key or option, with the legal ones."""
+    text = " ".join(dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error))
+    text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
+    keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
+    return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
+
+
+def legal_keys(error: BaseException) -> list[str]:
+    """The keys of the schema that an unknown key was looked for in."""
+    schema = getattr(error, "object_type", None)
+    unknown = "not in" in str(error) and dataclasses.is_dataclass(schema)
+    return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def let_go(error: BaseException) -> None:
+    """Clear the frames of an exception and of all that led to it; they hold the model."""
+    for part in chain_of(error):
+        traceback.clear_frames(part.__traceback__)

@@ -1,0 +1,32 @@
+"""Where metrics go while a run is under way: nowhere, a CSV file, or Weights & Biases."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from lillama.config import LoggerConfig, LoggerKind
+from lillama.logger.csv import CsvLogger
+from lillama.logger.none import NoLogger
+from lillama.logger.wandb import WandbLogger
+
+
+class Logger(Protocol):
+    """What the pipeline asks of a logger."""
+
+    def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
+        """Record metrics at a number of seen tokens."""
+
+    def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
+        """Record the run's figures and close."""
+
+
+LOGGERS: dict[LoggerKind, Callable[..., Logger]] = {
+    LoggerKind.none: NoLogger,
+    LoggerKind.csv: CsvLogger,
+    LoggerKind.wandb: WandbLogger,
+}
+
+
+def make_logger(config: LoggerConfig, folder: Path, *, group: str, settings: dict[str, Any]) -> Logger:
+    """The logger of a run; ``group`` is the sweep's name, ``settings`` the whole configuration."""
+    return LOGGERS[config.kind](config, folder, group=group, settings=settings)

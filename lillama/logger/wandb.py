@@ -1,0 +1,54 @@
+"""``logger=wandb``: metrics against seen tokens, offline where no API key is set. wandb is imported here only."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lillama.config import LoggerConfig
+from lillama.errors import ConfigError
+
+
+class WandbLogger:
+    """One W&B run a run; its group is the sweep's name and its summary holds the figures of ``results.json``."""
+
+    def __init__(self, config: LoggerConfig, folder: Path, *, group: str, settings: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("logger=wandb: needs the package wandb (pip install wandb), or use logger=csv") from None
+
+        self._run = wandb.init(
+            project=config.project,
+            group=config.group or group,
+            name=folder.name,
+            tags=config.tags or None,
+            dir=folder,
+            mode=config.mode or _default_mode(),
+            config=settings,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self._run.define_metric("tokens")
+        self._run.define_metric("*", step_metric="tokens")
+
+    def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
+        """Log metrics at a number of seen tokens."""
+        self._run.log({**metrics, "tokens": tokens})
+
+    def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
+        """Store the figures and close the run."""
+        self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=int(failed))
+
+
+def _default_mode() -> str | None:
+    """W&B's own choice where the user made one (WANDB_MODE) or has a key; offline otherwise."""
+    chosen = os.environ.get("WANDB_MODE")
+    if chosen or os.environ.get("WANDB_API_KEY") or _has_netrc_key():
+        return chosen
+    return "offline"
+
+
+def _has_netrc_key() -> bool:
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return file.is_file() and "api.wandb.ai" in file.read_text(errors="replace")

@@ -1,0 +1,33 @@
+"""Peak memory of a run: resident memory of this process, and of its GPU."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+def reset_peaks() -> None:
+    """Forget earlier peaks, where the system lets one: the cells of a sweep share a process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # not Linux, or not allowed: the peak then covers the process's whole life
+
+
+def host_peak() -> int:
+    """The highest resident memory since :func:`reset_peaks`, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak() -> int | None:
+    """The most memory that tensors held on the current GPU since :func:`reset_peaks`, in bytes; None without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -1,0 +1,84 @@
+"""The student: the teacher with some of its blocks replaced. Everything else is the teacher's own."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lillama.errors import DivergedError
+from lillama.model.blocks import find_blocks
+from lillama.model.linear import LowRankLinear
+from lillama.model.surgery import student_blocks
+
+
+class Student:
+    """Compressed copies of some of a teacher's blocks, by index, lowest first.
+
+    The blocks stand beside the teacher while they learn; :meth:`in_place` puts them into it for a measurement and
+    :meth:`settle` for good.
+    """
+
+    def __init__(self, teacher: nn.Module, modules: Mapping[str, LowRankLinear]) -> None:
+        self.teacher = teacher
+        self.blocks = student_blocks(teacher, modules)
+        self._narrow: dict[nn.Parameter, torch.dtype] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the blocks compute in."""
+        return next(self.teacher.parameters()).dtype
+
+    def widen(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Keep these parameters in float32 while they learn (master weights)."""
+        for parameter in parameters:
+            if parameter.dtype != torch.float32:
+                self._narrow[parameter] = parameter.dtype
+                parameter.data = parameter.data.float()
+
+    @contextmanager
+    def in_place(self) -> Iterator[nn.Module]:
+        """The compressed model, in evaluation mode, for as long as the context lasts.
+
+        Master weights are narrowed meanwhile: what is measured is what a checkpoint will hold.
+        """
+        modes = [
+            (module, module.training) for model in (self.teacher, *self.blocks.values()) for module in model.modules()
+        ]
+        wide = {parameter: parameter.data for parameter in self._narrow}
+        dense = self._swap(self.blocks)
+        self._narrow_masters()
+        self.teacher.eval()
+        try:
+            yield self.teacher
+        finally:
+            self._swap(dense)
+            for parameter, value in wide.items():
+                parameter.data = value
+            for module, training in modes:
+                module.training = training
+
+    def settle(self) -> nn.Module:
+        """Make the teacher the compressed model, for good; its replaced blocks are let go."""
+        self._narrow_masters()
+        self._narrow.clear()
+        self._swap(self.blocks)
+        return self.teacher.eval().requires_grad_(False)
+
+    def _swap(self, blocks: Mapping[int, nn.Module]) -> dict[int, nn.Module]:
+        _, own = find_blocks(self.teacher)
+        before = {index: own[index] for index in blocks}
+        for index, block in blocks.items():
+            own[index] = block
+        return before
+
+    def _narrow_masters(self) -> None:
+        for parameter, dtype in self._narrow.items():
+            parameter.data = parameter.data.to(dtype)
+
+    def check_finite(self) -> None:
+        """Raise a :class:`DivergedError` naming the first block with a weight that is not finite."""
+        for index, block in self.blocks.items():
+            for name, parameter in block.named_parameters():
+                if not bool(parameter.isfinite().all()):
+                    raise DivergedError(f"block {index}: {name} holds values that are not finite")

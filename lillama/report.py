@@ -1,0 +1,160 @@
+"""Results as tables: ``python -m lillama.report FOLDER`` prints every cell of a sweep, run or not.
+
+Imports no torch. A cell that was not run says MISSING, one that failed says FAILED; the exit status is then 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from lillama.launch import cell_name
+from lillama.results import flatten, read_result
+
+MISSING = "MISSING"
+FIGURES = {
+    "parameters.compressed": "parameters",
+    "reduction.realised": "removed",
+    "perplexity.dense": "dense",
+    "perplexity.start": "start",
+    "perplexity.end": "end",
+    "tokens": "tokens",
+    "seconds.distill": "distil s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a sweep: its folder, what sets it apart, and its result if there is one."""
+
+    folder: Path
+    overrides: dict[str, str]
+    result: dict[str, Any] | None
+
+    @property
+    def status(self) -> str:
+        """``done``, or FAILED, INTERRUPTED, RUNNING, MISSING."""
+        status = MISSING if self.result is None else str(self.result["status"])
+        return status if status == "done" else status.upper()
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What one run cost and what it lost, as a table for a terminal."""
+    parameters, perplexity, seconds = result["parameters"], result["perplexity"], result["seconds"]
+    reduction = result["reduction"]
+    rows = [
+        ("parameters", f"{parameters['dense']:,} -> {parameters['compressed']:,}"),
+        ("reduction", f"{reduction['realised']:.2%} (requested {reduction['requested']:.2%})"),
+        ("matrices", f"{result['matrices']} in {result['blocks']} blocks"),
+        *(
+            (f"perplexity {name}", f"{perplexity[name]:,.2f}")
+            for name in ("dense", "start", "end")
+            if name in perplexity
+        ),
+        ("tokens", f"{result['tokens']:,}"),
+        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())),
+        ("peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"),
+    ]
+    if result["peak_device_memory"] is not None:
+        rows.append(("peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"))
+    if result["checkpoint"] is not None:
+        rows.append(("checkpoint", result["checkpoint"]))
+    return table(("", result["settings"]["model"]["name"]), rows)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table with aligned columns."""
+    widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def cells(folder: Path) -> list[Cell]:
+    """The cells of a sweep's folder: those that its ``multirun.yaml`` promises, then any others that are there."""
+    promised = [(folder / cell_name(overrides), _as_dict(overrides)) for overrides in promised_overrides(folder)]
+    names = {path for path, _ in promised}
+    others = [
+        (path.parent, _own_overrides(path.parent))
+        for path in sorted(folder.rglob("results.json"))
+        if path.parent not in names
+    ]
+    return [Cell(path, overrides, read_result(path)) for path, overrides in [*promised, *others]]
+
+
+def promised_overrides(folder: Path) -> list[list[str]]:
+    """The overrides of every cell of the last sweep in a folder; none where there was no sweep."""
+    file = folder / "multirun.yaml"
+    if not file.is_file():
+        return []
+    hydra = OmegaConf.load(file).hydra
+    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    return [list(job) for job in jobs]
+
+
+def sweep_table(found: Sequence[Cell]) -> str:
+    """All cells as a markdown table: what sets each apart, its status and its figures."""
+    keys = list(dict.fromkeys(key for cell in found for key in cell.overrides))
+    varying = [key for key in keys if len({cell.overrides.get(key) for cell in found}) > 1] or keys
+    rows = [
+        [*(cell.overrides.get(key, "") for key in varying), cell.status, *_figures(cell.result or {})] for cell in found
+    ]
+    return table([*varying, "status", *FIGURES.values()], rows)
+
+
+def _figures(result: dict[str, Any]) -> list[str]:
+    flat = flatten(result)
+    return [_shown(key, flat.get(key)) for key in FIGURES]
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key == "reduction.realised":
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _as_dict(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
+
+
+def _own_overrides(folder: Path) -> dict[str, str]:
+    file = folder / ".hydra" / "overrides.yaml"
+    return _as_dict([str(item) for item in OmegaConf.load(file)]) if file.is_file() else {"folder": folder.name}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of a folder; 1 where a cell is not done."""
+    parser = argparse.ArgumentParser(prog="python -m lillama.report", description="The table of a sweep, run or not.")
+    parser.add_argument("folder", type=Path, help="a sweep's folder (outputs/NAME), or one run's")
+    folder = parser.parse_args(arguments).folder
+    if not folder.is_dir():
+        print(f"error: {folder}: no such folder", file=sys.stderr)
+        return 2
+    found = cells(folder)
+    if not found:
+        print(f"error: {folder}: holds no results", file=sys.stderr)
+        return 2
+    print(sweep_table(found))
+    open_cells = [cell for cell in found if cell.status != "done"]
+    if open_cells:
+        print(f"\n{len(open_cells)} of {len(found)} cells are not done:", file=sys.stderr)
+    for cell in open_cells:
+        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
+        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
+    return 1 if open_cells else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What a run found: ``results.json``, written whole or not at all. Imports no torch."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "results.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class RunResult:
+    """The figures of one run; a stage that did not run leaves its part empty.
+
+    ``seconds`` is wall time by stage, ``peak_memory`` the highest resident memory of the process during the run and
+    ``peak_device_memory`` that of the GPU, both in bytes.
+    """
+
+    status: str
+    fingerprint: str
+    name: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    parameters: dict[str, int] = field(default_factory=dict)
+    reduction: dict[str, float] = field(default_factory=dict)
+    blocks: int = 0
+    matrices: int = 0
+    perplexity: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    peak_device_memory: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as ``results.json`` holds them."""
+        return asdict(self)
+
+    def figures(self) -> dict[str, Any]:
+        """The figures alone, flat: ``perplexity.end`` and so on."""
+        kept = ("parameters", "reduction", "blocks", "matrices", "perplexity", "tokens", "seconds", "peak_memory")
+        return flatten({key: value for key, value in self.as_dict().items() if key in kept})
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON through a temporary file, so that a reader sees the whole of it or the one before.
+
+    :raises ValueError: for a number that is not finite.
+    """
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What a run's folder says, or None where it has no readable result."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "fingerprint" in found else None
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,49 @@
+"""Which matrices get which rank: (model shape, budget) -> RankPlan. No weights, so a plan takes milliseconds."""
+
+from collections.abc import Callable
+
+from lillama.config import BottomConfig, PlanFileConfig, StrategyConfig, TopConfig, UniformConfig
+from lillama.errors import ConfigError
+from lillama.model.targets import ModelShape
+from lillama.strategy.bottom import plan_bottom
+from lillama.strategy.plan import RankPlan, plan_file
+from lillama.strategy.top import plan_top
+from lillama.strategy.uniform import plan_uniform
+
+PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]] = {
+    BottomConfig: plan_bottom,
+    TopConfig: plan_top,
+    UniformConfig: plan_uniform,
+    PlanFileConfig: plan_file,
+}
+
+
+def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
+    """The plan of a strategy for a model.
+
+    :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
+    """
+    target = target_parameters(shape, config)
+    ranks = PLANNERS[type(config)](shape, target, config)
+    return RankPlan.of(shape, ranks, requested=1 - target / shape.parameters)
+
+
+def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:
+    """The parameter count that a compressed model may have at most: S of Algorithm 1."""
+    if config.parameters is None:
+        return int(shape.parameters * (1 - config.reduction))
+    count = parse_count(config.parameters)
+    if not 0 < count < shape.parameters:
+        legal = f"must lie between 0 and the model's {shape.parameters:,} parameters"
+        raise ConfigError(f"strategy.parameters={config.parameters}: {legal}")
+    return count
+
+
+def parse_count(text: str) -> int:
+    """A parameter count written as people write it: 1.7B, 350M, 12K or a plain number."""
+    scale = {"K": 10**3, "M": 10**6, "B": 10**9}.get(text[-1:].upper(), 1)
+    digits = text if scale == 1 else text[:-1]
+    try:
+        return round(float(digits.replace("_", "")) * scale)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"strategy.parameters={text}: must be a number such as 1.7B, 350M or 110000000") from None

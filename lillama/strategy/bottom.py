@@ -1,0 +1,51 @@
+"""Algorithm 1 of the paper: bottom layers first."""
+
+from collections.abc import Sequence
+
+from lillama.algebra.ranks import candidate_ranks, factor_parameters
+from lillama.config import BottomConfig, StrategyConfig
+from lillama.errors import ConfigError
+from lillama.model.targets import ModelShape, Target
+
+
+def plan_bottom(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
+    """Ranks by Algorithm 1, layers in increasing order.
+
+    :raises ConfigError: where no matrix has a candidate rank, or the budget is out of reach.
+    """
+    assert isinstance(config, BottomConfig)
+    return layer_first(shape, target, k=config.k, m=config.m, layers=range(shape.blocks))
+
+
+def layer_first(shape: ModelShape, target: int, *, k: int, m: int, layers: Sequence[int]) -> dict[str, int]:
+    """Algorithm 1 over the layers in the given order.
+
+    Candidates (r, W) are sorted by layer, then by rank in decreasing order, then in module order; each replaces W,
+    or the factors that W already has, until the model has at most ``target`` parameters.
+    """
+    position = {layer: place for place, layer in enumerate(layers)}
+    candidates = [(rank, matrix) for matrix in shape.targets for rank in candidate_ranks(matrix.shape, k=k, m=m)]
+    candidates.sort(key=lambda candidate: (position[candidate[1].block], -candidate[0]))
+    if not candidates:
+        largest = max(min(matrix.shape) for matrix in shape.targets)
+        raise ConfigError(f"strategy.k={k}: no matrix has a rank that saves; the largest matrix has rank {largest}")
+    ranks: dict[str, int] = {}
+    size = shape.parameters
+    for rank, matrix in candidates:
+        if size <= target:
+            return ranks
+        size += cost(matrix, rank) - cost(matrix, ranks.get(matrix.name))
+        ranks[matrix.name] = rank
+    if size > target:
+        reach = 1 - size / shape.parameters
+        asked = 1 - target / shape.parameters
+        raise ConfigError(
+            f"strategy.reduction={asked:.4g}: out of reach with k={k}, m={m}; the largest possible is {reach:.1%}"
+            " (a smaller strategy.k reaches further)"
+        )
+    return ranks
+
+
+def cost(matrix: Target, rank: int | None) -> int:
+    """Parameters of a matrix at a rank, or dense."""
+    return matrix.parameters if rank is None else matrix.copies * factor_parameters(matrix.shape, rank)

@@ -1,0 +1,75 @@
+"""The plan: how much is cut where, apart from the cutting. It is saved with the weights and replayed on load."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lillama.algebra.ranks import factor_parameters, saves
+from lillama.config import PlanFileConfig, StrategyConfig
+from lillama.errors import ConfigError
+from lillama.model.targets import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    """The rank of every matrix that is replaced, and what that comes to.
+
+    ``ranks`` maps module names to ranks, in module order. ``requested`` and ``realised`` are shares of the whole
+    model's parameters, embeddings and head included.
+    """
+
+    ranks: dict[str, int]
+    dense_parameters: int
+    parameters: int
+    blocks: tuple[int, ...]
+    requested: float
+
+    @classmethod
+    def of(cls, shape: ModelShape, ranks: Mapping[str, int], *, requested: float) -> "RankPlan":
+        """The plan with these ranks for this model.
+
+        :raises ConfigError: for a name that the model does not have, or a rank that does not save.
+        """
+        targets = {target.name: target for target in shape.targets}
+        for name, rank in ranks.items():
+            if name not in targets:
+                raise ConfigError(f"plan: {name} is no matrix of this model; the first is {next(iter(targets), None)}")
+            if rank < 1 or not saves(targets[name].shape, rank):
+                raise ConfigError(f"plan: rank {rank} of {name} {targets[name].shape} saves no parameters")
+        chosen = [target for target in shape.targets if target.name in ranks]
+        freed = sum(t.parameters - t.copies * factor_parameters(t.shape, ranks[t.name]) for t in chosen)
+        return cls(
+            ranks={target.name: ranks[target.name] for target in chosen},
+            dense_parameters=shape.parameters,
+            parameters=shape.parameters - freed,
+            blocks=tuple(sorted({target.block for target in chosen})),
+            requested=requested,
+        )
+
+    @property
+    def realised(self) -> float:
+        """The share of the model's parameters that the plan removes."""
+        return 1 - self.parameters / self.dense_parameters
+
+    def as_dict(self) -> dict[str, object]:
+        """What ``plan.json`` holds."""
+        return {
+            "ranks": self.ranks,
+            "parameters": self.parameters,
+            "dense_parameters": self.dense_parameters,
+            "blocks": len(self.blocks),
+            "matrices": len(self.ranks),
+            "block_indices": list(self.blocks),
+            "reduction": {"requested": self.requested, "realised": self.realised},
+        }
+
+
+def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
+    """The ranks of a saved ``plan.json``; the budget is the plan's own."""
+    assert isinstance(config, PlanFileConfig)
+    try:
+        ranks = json.loads(Path(config.file).read_text())["ranks"]
+        return {str(name): int(rank) for name, rank in ranks.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"strategy.file={config.file}: not a readable plan.json with `ranks` ({error})") from None

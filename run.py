@@ -1,0 +1,24 @@
+"""The command line: ``python run.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m]``; ``python run.py --help`` explains."""
+
+import os
+import sys
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach Session.exit_status, which tells them in one line
+
+import hydra
+from omegaconf import DictConfig
+
+from lillama.launch import Session, set_up
+
+set_up()
+session = Session()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """Run one configuration."""
+    session.run_job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(session.exit_status(main))
