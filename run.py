@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach Session.exit_status, which tells them in one line
 
@@ -10,11 +11,12 @@ from omegaconf import DictConfig
 
 from lillama.launch import Session, set_up
 
+CONF = str(Path(__file__).resolve().parent / "conf")
 set_up()
 session = Session()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     """Run one configuration."""
     session.run_job(config)

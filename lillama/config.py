@@ -270,7 +270,7 @@ class FeatureConfig(InitConfig):
     """The best rank-r map for the outputs on calibration tokens (Eq. 3)."""
 
     tokens: int = 16384
-    floor: float = 1e-9
+    floor: float = 1e-7
 
     def __post_init__(self) -> None:
         require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)

@@ -1,12 +1,11 @@
-"""What stands between Hydra and a run: schemas, folder names, exit statuses, one-line errors."""
+"""What stands between Hydra and a run: schemas, exit statuses, one-line errors."""
 
 import dataclasses
-import hashlib
 import logging
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,12 +14,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.config import RunConfig, register_schemas
+from lillama.cells import cell_name
+from lillama.config import RunConfig, Stage, register_schemas
 from lillama.errors import ConfigError
+from lillama.pipeline import run
+from lillama.report import plan_table, summary
+from lillama.results import read_json
 
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
-LONGEST_CELL_NAME = 100
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 
 
@@ -28,19 +30,6 @@ def set_up() -> None:
     """Everything Hydra must know before it composes; a second call does nothing."""
     register_schemas()
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
-
-
-def cell_name(overrides: Sequence[str]) -> str:
-    """A folder name for a list of overrides: readable, safe, and different for different overrides.
-
-    ``strategy.k=96 init=svd`` becomes ``k=96,init=svd-1f0c93a2``; the order of the overrides does not matter.
-    """
-    if not overrides:
-        return "default"
-    parts = [override.lstrip("+~").partition("=") for override in overrides]
-    short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, _, value in parts)
-    safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_CELL_NAME].strip("._")
-    return f"{safe}-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"
 
 
 class Session:
@@ -54,19 +43,19 @@ class Session:
 
         A failed cell of a sweep keeps no model alive: Hydra holds on to its exception until the sweep is over.
         """
-        from lillama.pipeline import run
-        from lillama.report import summary
-
         hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
         try:
-            config = OmegaConf.to_object(composed)
-            assert isinstance(config, RunConfig)
-            print(summary(run(config, Path(hydra.runtime.output_dir))), flush=True)
+            config = typed(composed)
+            result = run(config, folder)
+            if config.stages == [Stage.plan]:
+                print(plan_table(read_json(folder / "plan.json")), end="\n\n")
+            print(summary(result), flush=True)
         except Exception as error:
             if hydra.mode is RunMode.RUN:
                 raise SystemExit(tell(error)) from None
             log.error("%s", one_line(error))
-            self.failures.append(f"{Path(hydra.runtime.output_dir).name}: {one_line(error)}")
+            self.failures.append(f"{folder.name}: {one_line(error)}")
             let_go(error)
             raise
 
@@ -79,10 +68,28 @@ class Session:
             return OTHER
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
-                print(f"error: {len(self.failures)} cells of the sweep failed:", *self.failures, sep="\n  ", file=sys.stderr)
+                print(
+                    f"error: {len(self.failures)} cells of the sweep failed:",
+                    *self.failures,
+                    sep="\n  ",
+                    file=sys.stderr,
+                )
                 return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
             return tell(error)
         return DONE
+
+
+def typed(composed: DictConfig) -> RunConfig:
+    """A composed configuration as dataclasses, their ranges checked.
+
+    :raises ConfigError: for a value out of range, or a key that was added past its schema (``+strategy.raito=0.5``).
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except AttributeError as error:
+        raise ConfigError(f"unknown key: {error}") from None
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def tell(error: BaseException) -> int:
@@ -96,7 +103,9 @@ def tell(error: BaseException) -> int:
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; for an unknown key or option, with the legal ones."""
-    text = " ".join(dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error))
+    text = " ".join(
+        dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error)
+    )
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
     keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
     return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")

@@ -1,5 +1,6 @@
 """Peak memory of a run: resident memory of this process, and of its GPU."""
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -11,10 +12,8 @@ def reset_peaks() -> None:
     """Forget earlier peaks, where the system lets one: the cells of a sweep share a process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak then covers the process's whole life
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux, or not allowed: the peak then covers the process's whole life
 
 
 def host_peak() -> int:

@@ -101,10 +101,8 @@ def compress(config: RunConfig, inputs: Inputs, folder: Path, record: Record) ->
     if Stage.init not in config.stages:
         return
     with record.stage("init"):
-        data = inputs.data if inputs.data is not None else _no_data()
-        student = Student(
-            teacher, start_factors(teacher, inputs.plan.ranks, data, config.init, progress=config.progress)
-        )
+        factors = start_factors(teacher, inputs.plan.ranks, inputs.data, config.init, progress=config.progress)
+        student = Student(teacher, factors)
     curve = _curve(config, student, measure, folder)
     if Stage.perplexity in config.stages:
         _note_perplexity(record, curve, 0)
@@ -168,6 +166,9 @@ def _curve(config: RunConfig, student: Student, measure: Any, folder: Path) -> C
 
 
 def _note_perplexity(record: Record, curve: Curve, tokens: int) -> None:
+    """Measure and tell the point at this many tokens, unless it was the last one measured."""
+    if curve.points and curve.points[-1][0] == tokens:
+        return
     value = curve.add(tokens)
     record.result.perplexity.setdefault("start", value)
     record.result.perplexity["end"] = value
@@ -199,12 +200,6 @@ def _save(config: RunConfig, inputs: Inputs, model: nn.Module, folder: Path, rec
 def _needs_data(config: RunConfig) -> bool:
     feature = Stage.init in config.stages and isinstance(config.init, FeatureConfig)
     return feature or Stage.distill in config.stages
-
-
-def _no_data() -> TokenBlocks:
-    import numpy as np
-
-    return TokenBlocks(np.zeros((0, 1), np.int32), np.zeros(0, np.int32))
 
 
 def _check_runnable(config: RunConfig, shape: ModelShape, plan: RankPlan) -> None:

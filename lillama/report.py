@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lillama.launch import cell_name
+from lillama.cells import cell_name
 from lillama.results import flatten, read_result
 
 MISSING = "MISSING"
@@ -66,6 +66,24 @@ def summary(result: dict[str, Any]) -> str:
     if result["checkpoint"] is not None:
         rows.append(("checkpoint", result["checkpoint"]))
     return table(("", result["settings"]["model"]["name"]), rows)
+
+
+def plan_table(plan: dict[str, Any]) -> str:
+    """The ranks of a ``plan.json``: a row a block, a column a matrix; blocks that are not listed stay dense."""
+    blocks: dict[str, dict[str, int]] = {}
+    for name, rank in plan["ranks"].items():
+        index, inner = block_and_matrix(name)
+        blocks.setdefault(index, {})[inner] = rank
+    matrices = list(dict.fromkeys(inner for ranks in blocks.values() for inner in ranks))
+    rows = [[index, *(str(ranks.get(inner, "dense")) for inner in matrices)] for index, ranks in blocks.items()]
+    return table(["block", *matrices], rows)
+
+
+def block_and_matrix(name: str) -> tuple[str, str]:
+    """A module's name as its block's index and what follows it: ``model.layers.3.mlp.fc1`` is ``3``, ``mlp.fc1``."""
+    parts = name.split(".")
+    place = next(position for position, part in enumerate(parts) if part.isdigit())
+    return parts[place], ".".join(parts[place + 1 :])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

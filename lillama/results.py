@@ -1,8 +1,6 @@
 """What a run found: ``results.json``, written whole or not at all. Imports no torch."""
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,18 +64,18 @@ def write_json(file: Path, value: Any) -> None:
     """
     temporary = file.with_name(f".{file.name}.partial")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    temporary.replace(file)
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """What a run's folder says, or None where it has no readable result."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / FILE)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "fingerprint" in found else None
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -37,47 +37,49 @@ def random_factors(*, shape: tuple[int, int], rank: int, generator: torch.Genera
     return Factors(a, b)
 
 
-def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float) -> Factors:
+def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, root: Tensor | None = None) -> Factors:
     """The best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
 
-    A holds the leading eigenvectors of the second moment of y, which is W C W^T, and B = A^T W. Eigenvalues of C
-    below ``floor`` times the largest are raised to it, so that directions without data are ordered by the weights
+    A holds the leading eigenvectors of the second moment of y, W C W^T, and B = A^T W. C is taken with a small
+    multiple of the identity added (:func:`ridge`), so that directions without data are ordered by the weights
     themselves: fewer tokens than dimensions, or an ill-conditioned moment, never fail.
 
     :param weight: W [out, in].
     :param moment: C = E[x x^T] [in, in], any positive scale.
+    :param root: :func:`moment_root` of the moment, where the caller has it; only a tall W (out > in) needs it.
     Source: Eq. 3 of the paper; Yu and Wu 2023 (Atomic Feature Mimicking).
     """
     w = weight.double()
-    c = floored(moment.double(), floor)
     out_features, in_features = w.shape
     if out_features <= in_features:
-        a = torch.linalg.eigh(w @ c @ w.T).eigenvectors.flip(1)[:, :rank]
+        c = moment.double()
+        a = _leading(w @ c @ w.T + ridge(c, floor) * (w @ w.T), rank)
     else:
-        # The smaller problem: right singular vectors of W L with C = L L^T, pushed through W L. The QR makes the
+        # The smaller problem: right singular vectors of W L with C = L L, pushed through W L. The QR makes the
         # columns orthonormal however small their singular values are, and keeps their span.
-        root = matrix_root(c)
-        v = torch.linalg.eigh(root @ (w.T @ w) @ root).eigenvectors.flip(1)[:, :rank]
-        a = torch.linalg.qr(w @ root @ v).Q
+        scaled = w @ (moment_root(moment, floor) if root is None else root)
+        a = torch.linalg.qr(scaled @ _leading(scaled.T @ scaled, rank)).Q
     return Factors(a.float(), (a.T @ w).float())
 
 
-def floored(moment: Tensor, floor: float) -> Tensor:
-    """The moment with its eigenvalues raised to ``floor`` times the largest; the identity where it is zero."""
-    values, vectors = torch.linalg.eigh(moment)
-    top = values[-1]
-    if top <= 0:
-        return torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    return (vectors * values.clamp_min(floor * top)) @ vectors.T
+def _leading(symmetric: Tensor, rank: int) -> Tensor:
+    """The eigenvectors of the ``rank`` largest eigenvalues, as columns."""
+    return torch.linalg.eigh(symmetric).eigenvectors.flip(1)[:, :rank]
 
 
-def matrix_root(moment: Tensor) -> Tensor:
-    """The symmetric square root of a positive definite matrix."""
-    values, vectors = torch.linalg.eigh(moment)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+def ridge(moment: Tensor, floor: float) -> float:
+    """What is added to every eigenvalue of a moment: ``floor`` times its trace, or 1 where nothing was seen."""
+    return floor * float(moment.trace()) or 1.0
 
 
-def weak_directions(moment: Tensor, floor: float) -> int:
-    """How many eigenvalues of a moment lie below ``floor`` times the largest."""
-    values = torch.linalg.eigvalsh(moment.double())
-    return int((values < floor * values[-1]).sum())
+def moment_root(moment: Tensor, floor: float) -> Tensor:
+    """The symmetric square root of a moment [in, in] with its ridge added, in float64."""
+    values, vectors = torch.linalg.eigh(moment.double())
+    return (vectors * (values.clamp_min(0) + ridge(moment, floor)).sqrt()) @ vectors.T
+
+
+def undetermined(*, b: Tensor, moment: Tensor, floor: float) -> int:
+    """How many rows of a factor B [r, in] the data says nothing of: its energy in them is below the ridge's."""
+    rows = b.double()
+    energy = ((rows @ moment.double()) * rows).sum(1)
+    return int((energy < ridge(moment, floor) * rows.square().sum(1)).sum())

@@ -99,7 +99,7 @@ def _save(blocks: TokenBlocks, file: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
     os.close(handle)
     save_file({"ids": blocks.ids, "lengths": blocks.lengths}, temporary)
-    os.replace(temporary, file)
+    Path(temporary).replace(file)
 
 
 def _encode(text: str, tokenizer: Any, *, templated: bool) -> list[int]:

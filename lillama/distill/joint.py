@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,7 +64,14 @@ def distill(
                 began = time.perf_counter()
                 lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.schedule)
                 try:
-                    losses = learn_batch(student, learners, ids, mask, config, loss, update=partial(_update, lr))
+                    losses = learn_batch(
+                        student,
+                        learners,
+                        ids=ids,
+                        mask=mask if config.mask_padding else None,
+                        inputs=loss.inputs,
+                        update=partial(_update, lr),
+                    )
                 except DivergedError as error:
                     raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
                 tokens = ids.numel() if mask is None else int(mask.sum())
@@ -92,11 +98,10 @@ def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> 
 def learn_batch(
     student: Student,
     learners: dict[int, BlockLearner],
+    *,
     ids: Tensor,
     mask: Tensor | None,
-    config: DistillConfig,
-    loss: LossConfig,
-    *,
+    inputs: Inputs,
     update: Callable[[BlockLearner, float], None],
 ) -> dict[int, float]:
     """One batch: every learner's gradients, each handed to ``update`` with its loss at once; returns the losses.
@@ -104,7 +109,7 @@ def learn_batch(
     :param ids: token ids [b, t]. :param mask: true at real tokens [b, t], or None.
     """
     _, dense = find_blocks(student.teacher)
-    mask = mask if config.mask_padding else None
+
     stream: Tensor | None = None
     losses: dict[int, float] = {}
 
@@ -112,10 +117,10 @@ def learn_batch(
         nonlocal stream
         learner = learners.get(call.index)
         if learner is None:
-            if loss.inputs is not Inputs.teacher and stream is not None:
+            if inputs is not Inputs.teacher and stream is not None:
                 stream = call.replay(dense[call.index], stream)
             return
-        feeds = block_feeds(call.hidden, stream, loss.inputs)
+        feeds = block_feeds(call.hidden, stream, inputs)
         value, stream = learner.backward(call, feeds, mask)
         losses[call.index] = value
         update(learner, value)

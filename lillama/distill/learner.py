@@ -22,7 +22,9 @@ class BlockLearner:
         self.block = block.requires_grad_(False).train(config.dropout)
         self.loss = loss
         self.clip_norm = config.clip_norm
-        self.parameters = [p.requires_grad_() for p in trained_parameters(block, config.train)]
+        self.parameters = trained_parameters(block, config.train)
+        for parameter in self.parameters:
+            parameter.requires_grad_()
         self._keep = config.keep
         self._best: tuple[float, list[Tensor]] | None = None
         self._optimizer = torch.optim.AdamW(
@@ -79,8 +81,8 @@ class BlockLearner:
 
 
 def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:
-    """The parameters that learn: every one of the block's, or the factors only."""
+    """The parameters that learn: every one of the block's, or the factors (and the biases they carry) only."""
     if train is Train.block:
         return list(block.parameters())
     pairs = [module for module in block.modules() if isinstance(module, LowRankLinear)]
-    return [factor for pair in pairs for factor in (pair.A.weight, pair.B.weight)]
+    return [factor for pair in pairs for factor in (*pair.A.parameters(), *pair.B.parameters())]

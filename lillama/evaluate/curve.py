@@ -1,7 +1,6 @@
 """The perplexity curve of a run: points in memory, ``curve.csv`` after every point, ``curve.png`` at the end."""
 
 import csv
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +17,11 @@ class Curve:
         self.points: list[tuple[int, float]] = []
 
     def add(self, tokens: int) -> float:
-        """Measure and record the point at this many seen tokens, unless it was the last one recorded."""
-        if not self.points or self.points[-1][0] != tokens:
-            self.points.append((tokens, self.measure()))
-            self._write()
-        return self.points[-1][1]
+        """Measure and record the point at this many seen tokens."""
+        value = self.measure()
+        self.points.append((tokens, value))
+        self._write()
+        return value
 
     def due(self, tokens: int) -> bool:
         """Whether another ``every`` tokens have been seen since the last point (never where ``every`` is 0)."""
@@ -36,7 +35,7 @@ class Curve:
             writer = csv.writer(out)
             writer.writerow(COLUMNS)
             writer.writerows(self.points)
-        os.replace(temporary, file)
+        temporary.replace(file)
 
     def draw(self, dense: float, title: str) -> None:
         """Write ``curve.png``; the dense model's perplexity is a dashed line."""

@@ -1,8 +1,7 @@
 """Where the factors start: (W, rank, moment) -> factors, for every matrix of a plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -15,8 +14,8 @@ from lillama.init.svd import svd_start
 from lillama.model.linear import LowRankLinear
 from lillama.model.surgery import linear, low_rank
 
-Start = Callable[[str, torch.Tensor, int], Factors]
-STARTS: dict[type, Callable[[nn.Module, Mapping[str, int], TokenBlocks, InitConfig, bool], Start]] = {
+Start = Callable[[nn.Module, Mapping[str, int], TokenBlocks | None, InitConfig, bool], Iterator[tuple[str, Factors]]]
+STARTS: dict[type, Start] = {
     SvdConfig: svd_start,
     RandomConfig: random_start,
     FeatureConfig: feature_start,
@@ -24,16 +23,21 @@ STARTS: dict[type, Callable[[nn.Module, Mapping[str, int], TokenBlocks, InitConf
 
 
 def start_factors(
-    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks, config: InitConfig, *, progress: bool = False
+    teacher: nn.Module,
+    ranks: Mapping[str, int],
+    data: TokenBlocks | None,
+    config: InitConfig,
+    *,
+    progress: bool = False,
 ) -> dict[str, LowRankLinear]:
     """A low-rank linear for every matrix of a plan.
 
-    :param teacher: the dense model. :param ranks: module name to rank. :param data: calibration tokens.
+    :param teacher: the dense model. :param ranks: module name to rank.
+    :param data: calibration tokens; only a start that looks at data needs them.
     :raises LookupError: for a name that is no linear of the model.
     """
-    start = STARTS[type(config)](teacher, ranks, data, config, progress)
+    started = STARTS[type(config)](teacher, ranks, data, config, progress)
     modules = {}
-    for name, rank in tqdm(ranks.items(), desc="factorise", unit="matrix", disable=not progress):
-        dense = linear(teacher, name)
-        modules[name] = low_rank(dense, start(name, dense.weight.detach(), rank), keep_bias=config.keep_bias)
+    for name, factors in tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress):
+        modules[name] = low_rank(linear(teacher, name), factors, keep_bias=config.keep_bias)
     return modules

@@ -1,13 +1,13 @@
 """``init=feature``: the best low-rank map for the outputs on calibration tokens (Eq. 3)."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lillama.algebra.factorize import Factors, feature_factors, weak_directions
+from lillama.algebra.factorize import Factors, feature_factors, moment_root, undetermined
 from lillama.algebra.moments import Moment
 from lillama.config import FeatureConfig, InitConfig
 from lillama.data.tokens import TokenBlocks
@@ -18,14 +18,23 @@ log = logging.getLogger(__name__)
 
 
 def feature_start(
-    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks, config: InitConfig, progress: bool
-) -> Callable[[str, Tensor, int], Factors]:
+    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks | None, config: InitConfig, progress: bool
+) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix from the second moment of its inputs in the teacher."""
-    assert isinstance(config, FeatureConfig)
-    floor = config.floor
+    assert isinstance(config, FeatureConfig) and data is not None
     moments = input_moments(teacher, list(ranks), data.head(config.tokens), progress=progress)
-    _report_weak(moments, floor)
-    return lambda name, weight, rank: feature_factors(weight=weight, moment=moments[name].value, rank=rank, floor=floor)
+    roots: dict[int, Tensor] = {}
+    weak: dict[str, int] = {}
+    for name, rank in ranks.items():
+        weight, moment = linear(teacher, name).weight.detach(), moments[name].value
+        root = None
+        if weight.shape[0] > weight.shape[1]:  # linears that share an input share its root
+            key = id(moments[name])
+            roots[key] = root = roots[key] if key in roots else moment_root(moment, config.floor)
+        factors = feature_factors(weight=weight, moment=moment, rank=rank, floor=config.floor, root=root)
+        weak[name] = undetermined(b=factors.b, moment=moment, floor=config.floor)
+        yield name, factors
+    _report_weak(weak)
 
 
 def input_moments(
@@ -83,16 +92,9 @@ class _Collector:
         return collect
 
 
-def _report_weak(moments: Mapping[str, Moment], floor: float) -> None:
-    """Say where there were too few or too similar tokens to order every direction by the data."""
-    distinct = {id(moment): (name, moment) for name, moment in reversed(moments.items())}
-    weak = {name: weak_directions(moment.value, floor) for name, moment in distinct.values()}
+def _report_weak(weak: Mapping[str, int]) -> None:
+    """Say where there were too few or too similar tokens for the data to choose every direction."""
     worst = max(weak, key=lambda name: weak[name])
     if weak[worst]:
-        total = sum(weak.values())
-        log.info(
-            "feature start: %d input directions lie under the floor and follow the weights; most in %s (%d)",
-            total,
-            worst,
-            weak[worst],
-        )
+        message = "feature start: the data says nothing of %d directions, which follow the weights; most in %s (%d)"
+        log.info(message, sum(weak.values()), worst, weak[worst])

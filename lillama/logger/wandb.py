@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lillama.config import LoggerConfig
 from lillama.errors import ConfigError
@@ -24,7 +24,7 @@ class WandbLogger:
             name=folder.name,
             tags=config.tags or None,
             dir=folder,
-            mode=config.mode or _default_mode(),
+            mode=cast(Any, config.mode) or _default_mode(),
             config=settings,
             settings=wandb.Settings(console="off", silent=True),
         )
@@ -41,7 +41,7 @@ class WandbLogger:
         self._run.finish(exit_code=int(failed))
 
 
-def _default_mode() -> str | None:
+def _default_mode() -> Any:
     """W&B's own choice where the user made one (WANDB_MODE) or has a key; offline otherwise."""
     chosen = os.environ.get("WANDB_MODE")
     if chosen or os.environ.get("WANDB_API_KEY") or _has_netrc_key():

@@ -61,7 +61,7 @@ def hidden_states(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-class _LastBlockReached(Exception):
+class _LastBlockDone(Exception):  # noqa: N818 - control flow, not an error
     """Ends a forward pass early: nothing above the last block that matters is run."""
 
 
@@ -88,7 +88,7 @@ def run_blocks(
         with torch.no_grad():
             attention_mask = None if mask is None else mask.long()
             model(input_ids=ids, attention_mask=attention_mask, use_cache=False)
-    except _LastBlockReached:
+    except _LastBlockDone:
         pass
     finally:
         for hook in hooks:
@@ -101,6 +101,6 @@ def _observer(index: int, wanted: range, on_block: Callable[[BlockCall], None]) 
         hidden = args[0] if args else rest.pop("hidden_states")
         on_block(BlockCall(index, hidden, hidden_states(output), tuple(args[1:]), rest))
         if index == wanted[-1]:
-            raise _LastBlockReached
+            raise _LastBlockDone
 
     return observe

@@ -28,7 +28,7 @@ block by block on {result["tokens"]:,} calibration tokens, by Lillama (arXiv 241
 {table}
 
 Perplexity on `{measured["source"]}` text ({measured["path"] or measured["split"]}), windows of
-{measured["seq_len"]} tokens{"" if measured["max_tokens"] is None else f", the first {measured['max_tokens']:,} tokens"}.
+{measured["seq_len"]} tokens, {_cut(measured["max_tokens"])}.
 The ranks are in `plan.json`; how the model was made is in the run's `results.json`.
 
 ```python
@@ -43,3 +43,7 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 
 def _figure(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
+
+
+def _cut(tokens: int | None) -> str:
+    return "the whole text" if tokens is None else f"the first {tokens:,} tokens"

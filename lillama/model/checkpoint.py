@@ -15,7 +15,7 @@ from lillama.results import write_json
 
 
 def save_checkpoint(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     folder: Path,
     *,
@@ -44,9 +44,14 @@ def load_checkpoint(folder: str | Path, **options: Any) -> nn.Module:
     :raises ValueError: where a weight is missing, unknown or of another shape: never a randomly filled one.
     """
     register()
-    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    model, report = loaded
     wrong = {
-        kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[kind]
+        kind: sorted(map(str, report[kind]))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if report[kind]
     }
     if wrong:
         raise ValueError(f"{folder}: the weights do not fit the model: {wrong}")
@@ -59,6 +64,6 @@ def check_space(folder: Path, parameters: int, dtype: torch.dtype) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ConfigError(
-            f"hydra.run.dir={folder}: the checkpoint needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free;"
+            f"hydra.run.dir={folder}: the checkpoint needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free;"
             " choose another folder, or save_checkpoint=false"
         )

@@ -1,5 +1,7 @@
 """A linear map as two low-rank factors."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -9,7 +11,7 @@ class LowRankLinear(nn.Module):
     Two plain ``nn.Linear`` children, so that LoRA, quantizers and exporters find what they know.
     """
 
-    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = False, **factory) -> None:
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = False, **factory: Any) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -79,8 +78,9 @@ def _package_file(path: str) -> Path:
 
 def meta_model(config: ModelConfig, cache_dir: Path) -> nn.Module:
     """The model without weights (meta device): all that a plan needs. An inline architecture needs no download."""
+    architecture = _architecture(config, cache_dir)  # may import a GGUF, which needs real tensors
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(_architecture(config, cache_dir))
+        return AutoModelForCausalLM.from_config(architecture)
 
 
 def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
@@ -105,9 +105,10 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
     """The dense model in evaluation mode, on its device and in its dtype."""
     device, dtype = resolve_device(config), resolve_dtype(config)
     if config.weights is Weights.random:
+        architecture = _architecture(config, cache_dir)
         torch.manual_seed(seed)
         with torch.device(device):
-            model = AutoModelForCausalLM.from_config(_architecture(config, cache_dir), dtype=dtype)
+            model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     else:
         model = _from_pretrained(AutoModelForCausalLM, config, cache_dir, dtype=dtype).to(device)
     return model.eval().requires_grad_(False)
@@ -167,7 +168,7 @@ def imported_gguf(file: Path, cache_dir: Path) -> Path:
 
 def _publish(temporary: Path, folder: Path) -> None:
     try:
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     except OSError:
         if not folder.is_dir():  # another process may have been first, with the same content
             raise

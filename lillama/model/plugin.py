@@ -44,7 +44,7 @@ class LowRankConfig(QuantizationConfigMixin):
                 f"this checkpoint has format_version {format_version}; this lillama reads up to {FORMAT_VERSION}:"
                 " upgrade it"
             )
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD
         self.format_version = format_version
         self.linear = dict(linear or {})
         self.without_bias = without_bias
@@ -54,6 +54,7 @@ class LowRankQuantizer(HfQuantizer):
     """Swaps the named linears for low-rank ones before weights are loaded."""
 
     requires_calibration = True
+    quantization_config: LowRankConfig
 
     def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
         config = self.quantization_config
@@ -79,7 +80,7 @@ class LowRankQuantizer(HfQuantizer):
         return True
 
 
-def _ignore_on_load(model: nn.Module, name: str) -> None:
+def _ignore_on_load(model: Any, name: str) -> None:
     known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or set()
     model._keys_to_ignore_on_load_unexpected = {*known, f"^{re.escape(name)}$"}
 
@@ -91,7 +92,7 @@ def register() -> None:
         register_quantizer(METHOD)(LowRankQuantizer)
 
 
-def mark(model: nn.Module, ranks: Mapping[str, int], *, without_bias: bool = False) -> None:
+def mark(model: Any, ranks: Mapping[str, int], *, without_bias: bool = False) -> None:
     """Mark a model compressed in memory, so that its ``save_pretrained`` writes a loadable checkpoint."""
     config = LowRankConfig(linear=ranks, without_bias=without_bias)
     model.config.quantization_config = config

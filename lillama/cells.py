@@ -1,0 +1,20 @@
+"""The folder of a cell: named by its overrides, so that the same request finds the same folder. Imports no torch."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+LONGEST_READABLE = 100
+
+
+def cell_name(overrides: Sequence[str]) -> str:
+    """A folder name for a list of overrides: readable, safe, and different for different overrides.
+
+    ``strategy.k=96 init=svd`` becomes ``k=96,init=svd-1f0c93a2``; the order of the overrides does not matter.
+    """
+    if not overrides:
+        return "default"
+    parts = [override.lstrip("+~").partition("=") for override in overrides]
+    short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, _, value in parts)
+    safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_READABLE].strip("._")
+    return f"{safe}-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"

@@ -1,0 +1,115 @@
+"""What the tests share: a tiny model, its tokenizer, tokens, composed configurations, the command line in-process."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from lillama.config import ModelConfig, RunConfig, Weights
+from lillama.data.tokens import TokenBlocks
+from lillama.launch import Session, set_up, typed
+from lillama.model.load import byte_tokenizer, load_model
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 260,
+    "hidden_size": 48,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,  # activations far from zero, so that errors show
+}
+# A run of seconds: every path of the real one on a random model.
+TINY_RUN = (
+    "model=tiny_random",
+    "strategy=bottom",
+    "strategy.k=8",
+    "strategy.m=4",
+    "data.tokens=2048",
+    "data.seq_len=64",
+    "evaluate.perplexity.max_tokens=512",
+    "evaluate.perplexity.seq_len=64",
+    "progress=false",
+)
+set_up()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test's cache, unless the environment names one (a real model's import is worth keeping)."""
+    os.environ.setdefault("LILLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    os.environ["WANDB_MODE"] = "offline"
+    yield
+
+
+@pytest.fixture
+def tiny_config() -> ModelConfig:
+    return ModelConfig(name="tiny", weights=Weights.random, architecture=dict(TINY_LLAMA), device="cpu")
+
+
+@pytest.fixture
+def tiny_model(tiny_config: ModelConfig, tmp_path: Path) -> torch.nn.Module:
+    return load_model(tiny_config, tmp_path, seed=0)
+
+
+@pytest.fixture
+def tokenizer():
+    return byte_tokenizer()
+
+
+def random_tokens(count: int = 8, length: int = 32, seed: int = 0) -> TokenBlocks:
+    ids = np.random.default_rng(seed).integers(4, 260, (count, length)).astype(np.int32)
+    return TokenBlocks(ids, np.full(count, length, np.int32))
+
+
+@pytest.fixture
+def tokens() -> TokenBlocks:
+    return random_tokens()
+
+
+def composed(*overrides: str) -> RunConfig:
+    """A configuration as the command line would make it."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        # Folder names come from Hydra's own node, which a composition in tests does not have.
+        return typed(compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``python run.py ...`` in this process: exit status, standard output and standard error."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import run
+
+    def call(*words: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["run.py", *words])
+        monkeypatch.setattr(run, "session", Session())
+        capsys.readouterr()
+        try:
+            status = run.session.exit_status(run.main)
+        except SystemExit as leave:
+            status = int(leave.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real texts; absent, a test that needs it is skipped, but in CI that is a failure."""
+    folder = Path(os.environ.get("LILLAMA_DATA", "/nonexistent"))
+    if not folder.is_dir():
+        reason = "LILLAMA_DATA names no folder with the real texts"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return folder

@@ -1,0 +1,62 @@
+import math
+
+import pytest
+import torch
+
+from lillama.config import PerplexityConfig, Source
+from lillama.errors import ConfigError, DivergedError
+from lillama.evaluate.perplexity import perplexity, perplexity_ids
+
+IDS = torch.randint(4, 260, (75,), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def by_hand(model, ids, seq_len):
+    """The same definition another way: token by token, in float64 probabilities."""
+    surprise, count = 0.0, 0
+    for start in range(0, len(ids), seq_len):
+        window = ids[start : start + seq_len]
+        probabilities = model(window[None]).logits[0].double().softmax(-1)
+        for position in range(1, len(window)):
+            surprise -= math.log(float(probabilities[position - 1, window[position]]))
+            count += 1
+    return math.exp(surprise / count)
+
+
+@pytest.mark.parametrize("seq_len", [10, 25, 32, 75, 100])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_it_is_the_fields_definition_with_every_token_counted(tiny_model, seq_len, batch_size):
+    found = perplexity(tiny_model, IDS, seq_len=seq_len, batch_size=batch_size)
+    assert found == pytest.approx(by_hand(tiny_model, IDS, seq_len), rel=1e-5)
+
+
+def test_one_nan_weight_gives_an_error_and_no_number(tiny_model):
+    with torch.no_grad():
+        tiny_model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(DivergedError, match="perplexity"):
+        perplexity(tiny_model, IDS, seq_len=25)
+
+
+def test_a_perplexity_too_large_for_a_number_is_an_error(tiny_model):
+    with torch.no_grad():
+        tiny_model.lm_head.weight *= 1e5
+    with pytest.raises(DivergedError, match="not finite"):
+        perplexity(tiny_model, IDS, seq_len=25)
+
+
+def config(path, **options):
+    return PerplexityConfig(source=Source.local, path=str(path), **options)
+
+
+def test_rows_are_joined_by_blank_lines_and_cut(tokenizer, tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "ab\\n"}\n{"text": ""}\n{"text": "cd"}\n')
+    assert tokenizer.decode(perplexity_ids(config(file), tokenizer)) == "ab\n\n\n\n\ncd"
+    assert tokenizer.decode(perplexity_ids(config(file, max_tokens=2), tokenizer)) == "ab"
+
+
+def test_a_text_of_one_token_is_refused(tokenizer, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("a")
+    with pytest.raises(ConfigError, match="fewer than two tokens"):
+        perplexity_ids(config(file), tokenizer)

@@ -1,0 +1,117 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lillama import load_checkpoint, save_checkpoint
+from lillama.config import Dtype
+from lillama.errors import ConfigError
+from lillama.model.checkpoint import check_space
+from lillama.model.load import load_model
+from tests.model.test_student import IDS, student_of
+
+RANKS = {"model.layers.0.mlp.up_proj": 7, "model.layers.0.self_attn.k_proj": 3, "model.layers.2.mlp.down_proj": 13}
+BIASED = {"attention_bias": True, "mlp_bias": True}
+
+
+@pytest.fixture(params=[Dtype.float32, Dtype.bfloat16], ids=lambda dtype: dtype.name)
+def saved(request, tiny_config, tokenizer, tmp_path):
+    """A compressed model with odd ranks, biases and dense matrices beside, and its folder."""
+    tiny_config.architecture |= BIASED
+    tiny_config.dtype = request.param
+    model = load_model(tiny_config, tmp_path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    compressed = student_of(model, RANKS).settle()
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(compressed, tokenizer, folder, plan={"ranks": RANKS}, card="# card")
+    return compressed, folder
+
+
+@torch.no_grad()
+def test_loading_gives_identical_logits(saved):
+    model, folder = saved
+    loaded = load_checkpoint(folder, dtype=model.dtype)
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    own, theirs = model.state_dict(), loaded.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[key], theirs[key]) for key in own)
+
+
+@torch.no_grad()
+def test_plain_from_pretrained_loads_it_and_saving_again_changes_nothing(saved, tmp_path):
+    model, folder = saved
+    loaded, report = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+    loaded.save_pretrained(tmp_path / "again")
+    first = load_file(folder / "model.safetensors")
+    second = load_file(tmp_path / "again" / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert AutoTokenizer.from_pretrained(folder)("abc").input_ids
+
+
+def test_a_reader_without_the_package_fails_instead_of_filling_in_random_weights(saved, tmp_path):
+    _, folder = saved
+    code = f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "mlp.up_proj.weight" in done.stderr
+
+
+def test_the_folder_tells_its_ranks(saved):
+    _, folder = saved
+    told = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert told["quant_method"] == "lillama"
+    assert told["linear"] == RANKS
+    assert json.loads((folder / "plan.json").read_text())["ranks"] == RANKS
+    assert (folder / "generation_config.json").is_file()
+
+
+def _edit_config(folder, **changes):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"] |= changes
+    file.write_text(json.dumps(config))
+
+
+def test_a_newer_format_is_refused(saved):
+    _, folder = saved
+    _edit_config(folder, format_version=99)
+    with pytest.raises(ValueError, match="format_version 99"):
+        load_checkpoint(folder)
+
+
+def test_an_unknown_module_is_named(saved):
+    _, folder = saved
+    _edit_config(folder, linear={**RANKS, "model.layers.0.nowhere": 3})
+    with pytest.raises(LookupError, match=r"model\.layers\.0\.nowhere"):
+        load_checkpoint(folder)
+
+
+def test_a_wrong_rank_is_named(saved):
+    _, folder = saved
+    _edit_config(folder, linear={**RANKS, "model.layers.2.mlp.down_proj": 12})
+    with pytest.raises((ValueError, RuntimeError), match=r"model\.layers\.2\.mlp\.down_proj"):
+        load_checkpoint(folder)
+
+
+def test_a_missing_factor_is_named(saved):
+    _, folder = saved
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.2.mlp.down_proj.A.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.layers\.2\.mlp\.down_proj\.A\.weight"):
+        load_checkpoint(folder)
+
+
+def test_a_full_disk_is_noticed_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ConfigError, match="GB are free"):
+        check_space(tmp_path, 10**18, torch.float32)
+    check_space(tmp_path, 10, torch.float32)

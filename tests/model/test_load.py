@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from lillama.config import Dtype, ModelConfig, Weights
+from lillama.errors import ConfigError
+from lillama.model.load import (
+    load_model,
+    load_tokenizer,
+    local_place,
+    meta_model,
+    model_identity,
+    resolve_device,
+    resolve_dtype,
+)
+from lillama.model.targets import model_shape
+
+
+@pytest.fixture
+def folder(tiny_model, tokenizer, tmp_path):
+    """A local folder in the Hub's layout."""
+    place = tmp_path / "hub_layout"
+    tiny_model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
+
+
+def test_a_local_folder_loads_as_the_hub_would(folder, tiny_model, tmp_path):
+    config = ModelConfig(name="x", path=str(folder), device="cpu")
+    ids = torch.arange(4, 20)[None]
+    loaded = load_model(config, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, tiny_model(ids).logits)
+    assert not loaded.training
+    assert load_tokenizer(config, tmp_path)("abc").input_ids == AutoTokenizer.from_pretrained(folder)("abc").input_ids
+    assert model_shape(meta_model(config, tmp_path)) == model_shape(tiny_model)
+
+
+def test_random_weights_are_seeded_and_have_the_asked_dtype(tiny_config, tmp_path):
+    first, same, other = (load_model(tiny_config, tmp_path, seed=seed) for seed in (0, 0, 1))
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(first(ids).logits, same(ids).logits)
+        assert not torch.equal(first(ids).logits, other(ids).logits)
+    tiny_config.dtype = Dtype.bfloat16
+    assert load_model(tiny_config, tmp_path).dtype == torch.bfloat16
+
+
+def test_auto_means_cuda_where_there_is_one(tiny_config):
+    tiny_config.device = "auto"
+    cuda = torch.cuda.is_available()
+    assert resolve_device(tiny_config).type == ("cuda" if cuda else "cpu")
+    assert resolve_dtype(tiny_config) == (torch.bfloat16 if cuda else torch.float32)
+
+
+def test_the_identity_follows_the_content_and_not_the_place(folder, tmp_path):
+    moved = tmp_path / "elsewhere"
+    before = model_identity(ModelConfig(name="x", path=str(folder)))
+    folder.rename(moved)
+    assert model_identity(ModelConfig(name="y", path=str(moved))) == before
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert model_identity(ModelConfig(name="y", path=str(moved))) != before
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/no/such/folder", "no such file or folder"),
+        ("missing.gguf", "no such file or folder"),
+        ("package://no_such_package/x.gguf", "not installed"),
+        ("package://hypothesis/x.gguf", "no such file"),
+    ],
+)
+def test_a_missing_model_is_told_in_one_line(path, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        local_place(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_is_no_local_place():
+    assert local_place("microsoft/phi-2") is None
+
+
+def test_an_unreadable_gguf_is_told_in_one_line(tmp_path):
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ConfigError, match="not a readable GGUF") as caught:
+        meta_model(ModelConfig(name="x", path=str(file)), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "gguf").iterdir()), "no half-written import is left"
+
+
+def test_an_empty_folder_is_told_in_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        meta_model(ModelConfig(name="x", path=str(tmp_path)), tmp_path)
+
+
+def test_an_unknown_architecture_is_refused(tmp_path):
+    config = ModelConfig(name="x", weights=Weights.random, architecture={"model_type": "nonsense"})
+    with pytest.raises(ConfigError, match="nonsense"):
+        meta_model(config, tmp_path)

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from lillama.algebra.factorize import svd_factors
+from lillama.errors import DivergedError
+from lillama.model.blocks import find_blocks
+from lillama.model.linear import LowRankLinear
+from lillama.model.student import Student
+from lillama.model.surgery import linear, low_rank
+from lillama.model.targets import model_shape
+
+IDS = torch.arange(10, 26).view(2, 8)
+
+
+def student_of(model, ranks):
+    """A student with these ranks, started by SVD."""
+    modules = {}
+    for name, rank in ranks.items():
+        dense = linear(model, name)
+        modules[name] = low_rank(dense, svd_factors(weight=dense.weight, rank=rank))
+    return Student(model, modules)
+
+
+@torch.no_grad()
+def test_full_rank_factors_reproduce_the_dense_logits(tiny_model):
+    dense = tiny_model(IDS).logits
+    student = student_of(tiny_model, {target.name: min(target.shape) for target in model_shape(tiny_model).targets})
+    with student.in_place() as compressed:
+        assert sum(isinstance(module, LowRankLinear) for module in compressed.modules()) == 28
+        torch.testing.assert_close(compressed(IDS).logits, dense, atol=1e-4, rtol=1e-4)
+    assert torch.equal(tiny_model(IDS).logits, dense), "afterwards the teacher is itself again"
+
+
+@torch.no_grad()
+def test_biases_are_kept_or_dropped(tiny_model):
+    dense = torch.nn.Linear(6, 5)
+    factors = svd_factors(weight=dense.weight, rank=5)
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(low_rank(dense, factors)(x), dense(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        low_rank(dense, factors, keep_bias=False)(x), dense(x) - dense.bias, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_student_blocks_share_nothing_that_learns_with_the_teacher(tiny_model):
+    student = student_of(tiny_model, {"model.layers.1.mlp.up_proj": 4})
+    _, own = find_blocks(tiny_model)
+    assert list(student.blocks) == [1]
+    teachers = {p.data_ptr() for p in own[1].parameters()}
+    assert not teachers & {p.data_ptr() for p in student.blocks[1].parameters()}
+
+
+def test_names_that_match_nothing_raise(tiny_model):
+    with pytest.raises(LookupError, match=r"no module model\.layers\.9"):
+        linear(tiny_model, "model.layers.9.mlp.up_proj")
+    with pytest.raises(LookupError, match="not a linear"):
+        linear(tiny_model, "model.layers.0.mlp")
+
+
+def test_what_is_measured_is_what_is_saved(tiny_model):
+    """Master weights are float32 while they learn, and the model's own dtype in place and in the end."""
+    student = student_of(tiny_model.bfloat16(), {"model.layers.0.mlp.up_proj": 4})
+    factor = student.blocks[0].mlp.up_proj.A.weight
+    student.widen(student.blocks[0].parameters())
+    with torch.no_grad():
+        factor += 1e-4
+    wide = factor.data.clone()
+    with student.in_place() as compressed, torch.no_grad():
+        assert factor.dtype == torch.bfloat16
+        measured = compressed(IDS).logits
+    assert factor.dtype == torch.float32
+    assert torch.equal(factor.data, wide), "nothing is lost by measuring"
+    settled = student.settle()
+    assert {p.dtype for p in settled.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.equal(settled(IDS).logits, measured)
+
+
+def test_a_weight_that_is_not_finite_is_named(tiny_model):
+    student = student_of(tiny_model, {"model.layers.2.mlp.up_proj": 4})
+    student.check_finite()
+    with torch.no_grad():
+        student.blocks[2].mlp.up_proj.B.weight[0, 0] = float("nan")
+    with pytest.raises(DivergedError, match=r"block 2: mlp\.up_proj\.B\.weight"):
+        student.check_finite()

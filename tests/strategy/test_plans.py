@@ -1,0 +1,205 @@
+"""All strategies: budgets, the paper's sizes, what is out of reach."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lillama.algebra.ranks import candidate_ranks, factor_parameters, largest_saving_rank, saves
+from lillama.config import BottomConfig, PlanFileConfig, Rounding, TopConfig, UniformConfig
+from lillama.errors import ConfigError
+from lillama.model.load import meta_model
+from lillama.model.targets import ModelShape, Target, model_shape
+from lillama.strategy import make_plan, parse_count
+from tests.conftest import composed
+
+
+def shape_of(option, tmp_path):
+    return model_shape(meta_model(composed(f"model={option}").model, tmp_path))
+
+
+@st.composite
+def models(draw):
+    """A model of a few blocks with matrices of any shape, experts among them, and untouched parameters beside."""
+    sizes = draw(st.lists(st.tuples(st.integers(8, 90), st.integers(8, 90), st.integers(1, 3)), min_size=1, max_size=5))
+    blocks = draw(st.integers(1, 5))
+    targets = [
+        Target(f"layers.{block}.w{index}", block, (out, inner), copies)
+        for block in range(blocks)
+        for index, (out, inner, copies) in enumerate(sizes)
+    ]
+    extra = draw(st.integers(0, 5000))
+    return ModelShape(sum(t.parameters for t in targets) + extra, blocks, tuple(targets))
+
+
+def realised(shape, ranks):
+    """Parameters of a plan, counted afresh."""
+    freed = sum(
+        t.copies * (t.shape[0] * t.shape[1] - ranks[t.name] * (t.shape[0] + t.shape[1]))
+        for t in shape.targets
+        if t.name in ranks
+    )
+    return shape.parameters - freed
+
+
+@pytest.mark.parametrize(
+    ("option", "k", "sizes"),
+    [
+        ("phi2", 1024, (2_222_627_840, 18, 106)),
+        ("mistral_7b", 1024, (5_793_124_352, 11, 55)),
+        ("phi3_medium_14b", 1536, (11_166_438_400, 14, 55)),
+    ],
+)
+def test_the_papers_sizes_follow_from_configuration_alone(option, k, sizes, tmp_path):
+    parameters, blocks, matrices = sizes
+    plan = make_plan(shape_of(option, tmp_path), BottomConfig(k=k, m=256, reduction=0.2))
+    assert plan.parameters == parameters
+    assert plan.blocks == tuple(range(blocks))
+    assert len(plan.ranks) == matrices
+
+
+@pytest.mark.parametrize(
+    ("option", "k", "largest"), [("phi2", 1024, "36.2%"), ("phi2", 1536, "15.1%"), ("mistral_7b", 2048, "27.8%")]
+)
+def test_a_request_out_of_reach_names_the_largest_reduction(option, k, largest, tmp_path):
+    with pytest.raises(ConfigError, match=f"largest possible is {largest}"):
+        make_plan(shape_of(option, tmp_path), BottomConfig(k=k, m=256, reduction=0.4))
+
+
+def test_the_authors_uniform_formula_removes_what_they_publish(tmp_path):
+    """Phi-2 at 20% asked: 18.1% got."""
+    plan = make_plan(shape_of("phi2", tmp_path), UniformConfig(reduction=0.2, fraction_of=Rounding.rank))
+    assert round(100 * plan.realised, 1) == 18.1
+
+
+def test_a_47b_model_is_planned_with_its_fused_experts(tmp_path):
+    shape = shape_of("mixtral_8x7b", tmp_path)
+    plan = make_plan(shape, BottomConfig(k=1024, m=256, reduction=0.2))
+    assert shape.parameters == 46_702_792_704
+    assert plan.parameters <= 0.8 * shape.parameters
+    assert plan.parameters == realised(shape, plan.ranks)
+
+
+@given(models(), st.integers(1, 12), st.integers(1, 9), st.floats(0.01, 0.6), st.booleans())
+@settings(deadline=None, max_examples=150)
+def test_algorithm_1(shape, k, m, reduction, top):
+    config = (TopConfig if top else BottomConfig)(k=k, m=m, reduction=reduction)
+    target = int(shape.parameters * (1 - reduction))
+    try:
+        plan = make_plan(shape, config)
+    except ConfigError as error:
+        lowest = {t.name: c[0] for t in shape.targets if (c := candidate_ranks(t.shape, k=k, m=m))}
+        assert not lowest or realised(shape, lowest) > target, str(error)
+        return
+    assert plan.parameters == realised(shape, plan.ranks) <= target
+    matrices = {t.name: t for t in shape.targets}
+    order = sorted(plan.blocks, reverse=top)
+    ends = list(range(shape.blocks))[::-1] if top else list(range(shape.blocks))
+    with_candidates = [
+        b for b in ends if any(candidate_ranks(t.shape, k=k, m=m) for t in shape.targets if t.block == b)
+    ]
+    assert order == with_candidates[: len(order)], "layers are taken in order, none is skipped"
+    for name, rank in plan.ranks.items():
+        assert rank in candidate_ranks(matrices[name].shape, k=k, m=m)
+    for block in order[:-1]:  # every block but the last is cut to the smallest candidate ranks
+        for t in shape.targets:
+            if t.block == block and candidate_ranks(t.shape, k=k, m=m):
+                assert plan.ranks[t.name] == k
+    assert _one_step_less(shape, plan.ranks, k=k, m=m, last=order[-1]) > target, "it stops as soon as it may"
+
+
+def _one_step_less(shape, ranks, *, k, m, last):
+    """The size before the last replacement: undo the lowest rank, latest in module order, of the last block."""
+    inside = [t for t in shape.targets if t.block == last and t.name in ranks]
+    lowest = min(ranks[t.name] for t in inside)
+    latest = [t for t in inside if ranks[t.name] == lowest][-1]
+    higher = [r for r in candidate_ranks(latest.shape, k=k, m=m) if r > lowest]
+    before = dict(ranks)
+    if higher:
+        before[latest.name] = higher[0]
+    else:
+        del before[latest.name]
+    return realised(shape, before)
+
+
+@given(models(), st.floats(0.01, 0.5), st.sampled_from([1, 2, 8]))
+@settings(deadline=None, max_examples=150)
+def test_uniform_meets_the_budget_of_the_whole_model(shape, reduction, step):
+    target = int(shape.parameters * (1 - reduction))
+    held = sum(t.parameters for t in shape.targets)
+    keep = 1 - (shape.parameters - target) / held
+    try:
+        plan = make_plan(shape, UniformConfig(reduction=reduction, round_to=step))
+    except ConfigError:
+        floors = [keep * t.shape[0] * t.shape[1] / sum(t.shape) // step for t in shape.targets]
+        assert min(floors) < 1
+        return
+    assert plan.parameters == realised(shape, plan.ranks) <= target
+    assert len(plan.ranks) == len(shape.targets)
+    for t in shape.targets:
+        rank, exact = plan.ranks[t.name], keep * t.shape[0] * t.shape[1] / sum(t.shape)
+        assert rank % step == 0
+        assert saves(t.shape, rank)
+        assert abs(rank - exact) <= step
+    gap = target - plan.parameters
+    raisable = [t for t in shape.targets if plan.ranks[t.name] + step <= largest_saving_rank(t.shape)]
+    lost_most = [t for t in raisable if plan.ranks[t.name] < keep * t.shape[0] * t.shape[1] / sum(t.shape)]
+    assert all(t.copies * factor_parameters(t.shape, step) > gap for t in lost_most), "the slack is used"
+
+
+def test_a_target_may_be_a_parameter_count(tmp_path):
+    shape = shape_of("phi2", tmp_path)
+    plan = make_plan(shape, UniformConfig(parameters="1.7B"))
+    assert 1_699_000_000 < plan.parameters <= 1_700_000_000
+    assert plan.requested == pytest.approx(1 - 1.7e9 / shape.parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1.7B", 1_700_000_000), ("350M", 350_000_000), ("12k", 12_000), ("110_000", 110_000)]
+)
+def test_counts_are_read_as_people_write_them(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "B", "small", "nan", "infM"])
+def test_other_counts_are_refused(text):
+    with pytest.raises(ConfigError, match=r"strategy\.parameters"):
+        parse_count(text)
+
+
+def test_a_count_above_the_model_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="2,779,683,840"):
+        make_plan(shape_of("phi2", tmp_path), UniformConfig(parameters="3B"))
+
+
+def test_a_k_above_every_matrix_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"strategy\.k=3000.*largest matrix has rank 2560"):
+        make_plan(shape_of("phi2", tmp_path), BottomConfig(k=3000))
+
+
+def test_a_saved_plan_replays(tmp_path):
+    shape = shape_of("phi2", tmp_path)
+    plan = make_plan(shape, BottomConfig())
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan.as_dict()))
+    replayed = make_plan(shape, PlanFileConfig(file=str(file)))
+    assert replayed.ranks == plan.ranks
+    assert replayed.parameters == plan.parameters
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "not a readable plan"),
+        ("no json", "not a readable plan"),
+        ('{"ranks": {"model.layers.0.nowhere": 3}}', "no matrix of this model"),
+        ('{"ranks": {"model.layers.0.self_attn.q_proj": 2560}}', "saves no parameters"),
+        ('{"ranks": {"model.layers.0.self_attn.q_proj": 0}}', "saves no parameters"),
+    ],
+)
+def test_a_wrong_plan_file_is_refused(content, message, tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        make_plan(shape_of("phi2", tmp_path), PlanFileConfig(file=str(file)))

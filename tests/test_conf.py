@@ -1,0 +1,122 @@
+"""Every shipped YAML composes and validates; the presets say what they promise."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lillama.config import (
+    BottomConfig,
+    Distance,
+    FeatureConfig,
+    Inputs,
+    LearningRate,
+    Reduction,
+    Source,
+    Split,
+    SvdConfig,
+    Train,
+    UniformConfig,
+)
+from lillama.errors import ConfigError
+from tests.conftest import ROOT, composed
+
+GROUPS = ("model", "strategy", "loss", "init", "data", "distill", "evaluate", "evaluate/perplexity", "logger", "preset")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+# What an option cannot know by itself.
+NEEDS = {
+    ("model", "hub"): ["model.path=org/name"],
+    ("strategy", "plan"): ["strategy.file=plan.json"],
+    ("data", "local"): ["data.path=file.jsonl"],
+    ("evaluate/perplexity", "local"): ["evaluate.perplexity.path=file.jsonl"],
+}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="/".join)
+def test_every_option_composes_and_validates(group, option):
+    composed(f"{group}={option}", *NEEDS.get((group, option), []))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="/".join)
+def test_every_option_says_what_it_is(group, option):
+    lines = (ROOT / "conf" / group / f"{option}.yaml").read_text().splitlines()
+    comments = [line for line in lines[:2] if line.startswith("# ") and "@package" not in line]
+    assert comments, "the first comment is the option's documentation"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_cell_of_every_experiment_composes_and_validates(name):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        whole = compose("config", overrides=[f"experiments={name}"], return_hydra_config=True)
+    params = whole.hydra.sweeper.params or {}
+    sweep = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    (jobs,) = BasicSweeper.split_arguments(sweep, max_batch_size=None)
+    assert len(jobs) > 1
+    for job in jobs:
+        composed(f"experiments={name}", *job)
+
+
+def test_the_default_is_the_recommended_recipe_offline():
+    config = composed()
+    assert config == composed("preset=recommended")
+    assert isinstance(config.strategy, UniformConfig)
+    assert isinstance(config.init, FeatureConfig)
+    assert config.data.source is config.evaluate.perplexity.source is Source.stdlib_docs
+    assert {config.data.split, config.evaluate.perplexity.split} == {"train", "heldout"}
+
+
+def test_the_papers_preset_is_the_papers_text():
+    config = composed("preset=paper", "model=phi2")
+    assert isinstance(config.strategy, BottomConfig)
+    assert (config.strategy.k, config.strategy.m, config.strategy.reduction) == (1024, 256, 0.2)
+    assert isinstance(config.init, SvdConfig)
+    assert config.init.split is Split.us_v
+    assert config.loss.inputs is Inputs.teacher_student
+    assert config.loss.distance is Distance.l1_cosine
+    assert config.loss.reduction is Reduction.sum
+    assert (config.distill.lr, config.distill.schedule) == (8.6e-4, LearningRate.constant)
+    assert config.distill.train is Train.factors
+    assert (config.data.tokens, config.data.seq_len) == (13_000_000, 2048)
+    assert config.data.path == "Open-Orca/SlimOrca"
+
+
+def test_the_command_line_wins_over_a_preset():
+    config = composed("preset=paper", "strategy=uniform", "init=feature", "distill.lr=1e-3", "data=stdlib_docs")
+    assert isinstance(config.strategy, UniformConfig)
+    assert isinstance(config.init, FeatureConfig)
+    assert config.distill.lr == 1e-3
+    assert config.data.source is Source.stdlib_docs
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("strategy.reduction=1.0", "strategy.reduction"),
+        ("strategy.reduction=0", "strategy.reduction"),
+        ("strategy.reduction=-0.1", "strategy.reduction"),
+        ("strategy.round_to=0", "strategy.round_to"),
+        ("data.tokens=0", "data.tokens"),
+        ("data.tokens=-5", "data.tokens"),
+        ("data.tokens=99999999999999", "data.tokens"),
+        ("data.seq_len=1", "data.seq_len"),
+        ("init.tokens=0", "init.tokens"),
+        ("distill.lr=0", "distill.lr"),
+        ("distill.batch_size=0", "distill.batch_size"),
+        ("distill.warmup=1", "distill.warmup"),
+        ("distill.clip_norm=0", "distill.clip_norm"),
+        ("evaluate.every_tokens=-1", "evaluate.every_tokens"),
+        ("evaluate.perplexity.seq_len=1", "evaluate.perplexity.seq_len"),
+        ("model.device=gpu", "model.device"),
+        ("stages=[]", "stages"),
+        ("stages=[distill]", "stages"),
+        ("logger.mode=loud", "logger.mode"),
+        ("+strategy.raito=0.5", "raito"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(override, key):
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
+        composed(override)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,115 @@
+import gc
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lillama.pipeline
+from lillama.cells import cell_name
+from tests.conftest import TINY_RUN
+
+overrides = st.lists(st.tuples(st.sampled_from(["strategy.k", "init", "data.path", "loss"]), st.text(max_size=90)))
+
+
+@given(overrides, overrides)
+def test_cell_names_are_safe_and_differ_where_the_overrides_do(first, second):
+    first, second = ([f"{key}={value}" for key, value in pairs] for pairs in (first, second))
+    for name in (cell_name(first), cell_name(second)):
+        assert 0 < len(name.encode()) < 200
+        assert not set(name) & set("/\\ {}[]\"'\n\0")
+        assert name[0] not in ".-"
+    assert (cell_name(first) == cell_name(second)) == (sorted(first) == sorted(second))
+
+
+def test_a_cell_name_is_readable():
+    assert cell_name(["strategy.k=96", "init=svd"]).startswith("k=96,init=svd-")
+    assert cell_name([]) == "default"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["strategy=nonsense"], ["strategy/nonsense", "bottom", "top", "uniform"]),
+        (["strategy.raito=0.3"], ["raito", "reduction", "parameters"]),
+        (["loss.distance=nonsense"], ["loss.distance", "l1_cosine", "mse", "normalized_mse"]),
+        (["strategy.reduction=many"], ["strategy.reduction", "many"]),
+        (["strategy.reduction=1.5"], ["strategy.reduction=1.5", "between 0 and 1"]),
+        (["strategy.reduction=0.99"], ["strategy.reduction=0.99", "largest possible is"]),
+        (["strategy=bottom", "strategy.k=5000"], ["strategy.k=5000"]),
+        (["data.tokens=-1"], ["data.tokens=-1"]),
+        (["data.tokens=999999999"], ["data.tokens=999999999", "holds only"]),
+        (["data=local", "data.path=/no/such/file.jsonl"], ["data.path=/no/such/file.jsonl", "no such file"]),
+        (["data=local"], ["data.path"]),
+        (["model=hub", "model.path=/no/such/model"], ["model.path=/no/such/model"]),
+        (["model=mixtral_8x7b", "model.weights=random"], ["fused experts"]),
+        (["model.dtype=float16"], ["model.dtype=float16"]),
+        (["stages=[nonsense]"], ["plan", "init", "distill", "perplexity"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+def test_bad_input_is_one_line_with_status_2_before_a_model_is_loaded(words, said, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(lillama.pipeline, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    fitting = [word for word in TINY_RUN if not (word.startswith(("strategy", "model=")) and _sets(words, word))]
+    status, _, err = cli(*fitting, *words, f"hydra.run.dir={tmp_path}")
+    assert status == 2, err
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert len([line for line in err.splitlines() if line.strip() and " INFO " not in line]) == 1, err
+    for word in said:
+        assert word in errors[0]
+
+
+def _sets(words, default):
+    """Whether the words choose another option of the group, so that the default would not fit."""
+    group = default.partition("=")[0].partition(".")[0]
+    return any(word.startswith(f"{group}=") for word in words) or (
+        default.startswith("strategy") and any(word.startswith("strategy.reduction") for word in words)
+    )
+
+
+def test_help_reads_like_a_manual(cli):
+    status, out, _ = cli("--help")
+    assert status == 0
+    for word in ("USAGE", "EXAMPLES", "strategy: bottom", "data.tokens", "Exit status", "lillama.report"):
+        assert word in out
+
+
+def test_another_error_is_status_1_and_tells_where(cli, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(lillama.pipeline, "start_factors", fail)
+    status, _, err = cli(*TINY_RUN, f"hydra.run.dir={tmp_path}")
+    assert status == 1
+    assert "something else" in err
+    assert "Traceback" in err
+
+
+def test_a_failed_cell_of_a_sweep_keeps_no_model_alive_and_the_others_run(cli, tmp_path, monkeypatch):
+    alive = []
+    original = lillama.pipeline.load_model
+
+    def load(*args, **kwargs):
+        model = original(*args, **kwargs)
+        alive.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(lillama.pipeline, "load_model", load)
+    original_start = lillama.pipeline.start_factors
+
+    def start(teacher, ranks, data, config, **options):
+        if type(config).__name__ == "SvdConfig":
+            raise RuntimeError("svd is broken today")
+        gc.collect()
+        assert sum(ref() is not None for ref in alive) == 1, "only this cell's model is in memory"
+        return original_start(teacher, ranks, data, config, **options)
+
+    monkeypatch.setattr(lillama.pipeline, "start_factors", start)
+    status, out, err = cli("-m", *TINY_RUN, "init=svd,feature,random", f"hydra.sweep.dir={tmp_path}")
+    assert status == 1
+    assert "1 cells of the sweep failed" in err
+    assert "svd is broken today" in err
+    assert out.count("perplexity end") == 2
+    gc.collect()
+    assert not any(ref() for ref in alive)

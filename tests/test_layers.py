@@ -1,0 +1,76 @@
+"""Imports run downward: a module may import from its own floor's private helpers and from the floors below only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# From the ground up; a name stands for a module or a package.
+FLOORS = [
+    {"errors"},
+    {"config", "provenance", "results", "cells"},
+    {"algebra"},
+    {"model", "memory", "data.rows"},
+    {"data", "strategy"},
+    {"init", "distill", "evaluate", "logger"},
+    {"record", "report"},
+    {"pipeline"},
+    {"launch"},
+]
+WITHOUT_TORCH = ["config.py", "errors.py", "provenance.py", "results.py", "report.py", "cells.py"]
+MODULES = sorted(path for path in (ROOT / "lillama").rglob("*.py") if path != ROOT / "lillama" / "__init__.py")
+
+
+def floor_of(module: str) -> int:
+    for level, names in reversed(list(enumerate(FLOORS))):
+        if any(module == name or module.startswith(f"{name}.") for name in names):
+            return level
+    raise AssertionError(f"{module} stands on no floor")
+
+
+def own_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "lillama").with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path, *, everywhere: bool) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if everywhere else tree.body
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=own_name)
+def test_imports_run_downward(path):
+    own = own_name(path)
+    for name in imports_of(path, everywhere=False):
+        if not name.startswith("lillama."):
+            continue
+        other = name.removeprefix("lillama.")
+        inside = package_of(own) == package_of(other)
+        assert inside or floor_of(other) < floor_of(own), f"{own} imports {other}, which is not below it"
+
+
+def test_the_core_needs_neither_wandb_nor_datasets_nor_the_harness():
+    optional = {"wandb", "datasets", "lm_eval", "gguf", "pyarrow", "matplotlib"}
+    for path in MODULES:
+        at_import = {package_of(name) for name in imports_of(path, everywhere=False)}
+        assert not at_import & optional, path
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_configuration_and_reports_import_no_torch(name):
+    assert not {package_of(other) for other in imports_of(ROOT / "lillama" / name, everywhere=False)} & {
+        "torch",
+        "transformers",
+    }

@@ -1,0 +1,223 @@
+"""Whole runs on a random model: what a folder holds, resuming, sweeps, interruptions, devices of bad luck."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import lillama.pipeline
+from lillama.report import main as report
+from lillama.results import read_json
+from tests.conftest import ROOT, TINY_RUN, composed
+
+
+@pytest.fixture
+def finished_run(cli, tmp_path):
+    folder = tmp_path / "run"
+    words = (*TINY_RUN, "evaluate.every_tokens=512", f"hydra.run.dir={folder}")
+    status, out, err = cli(*words)
+    assert status == 0, err
+    return folder, out, words
+
+
+def test_a_runs_folder_holds_what_was_promised(finished_run):
+    folder, out, _ = finished_run
+    names = {path.name for path in folder.iterdir()}
+    assert {"results.json", "plan.json", "curve.csv", "curve.png", "checkpoint", "config.yaml", "metrics.csv"} <= names
+    assert not [name for name in names if "partial" in name]
+    result, plan = read_json(folder / "results.json"), read_json(folder / "plan.json")
+    assert result["status"] == "done"
+    assert result["error"] is None
+    assert result["tokens"] == result["data"]["tokens"] == 2048
+    assert set(result["seconds"]) == {"plan", "data", "load", "init", "distill", "perplexity", "save"}
+    assert all(value >= 0 for value in result["seconds"].values())
+    assert result["peak_memory"] > 2**20
+    assert result["provenance"]["versions"]["torch"] == torch.__version__
+    assert len(result["provenance"]["git"]["revision"]) == 40
+    assert len(result["fingerprint"]) == len(result["data"]["hash"]) == 64
+    assert plan["parameters"] == result["parameters"]["compressed"]
+    assert (plan["blocks"], plan["matrices"]) == (result["blocks"], result["matrices"])
+    assert len(plan["ranks"]) == plan["matrices"]
+    for figure in ("perplexity dense", "perplexity start", "perplexity end", "20.", "checkpoint"):
+        assert figure in out
+
+
+def test_the_curve_runs_from_the_start_to_the_end(finished_run):
+    folder, _, _ = finished_run
+    result = read_json(folder / "results.json")
+    with (folder / "curve.csv").open() as file:
+        rows = [(int(row["tokens"]), float(row["perplexity"])) for row in csv.DictReader(file)]
+    assert [tokens for tokens, _ in rows] == [0, 512, 1024, 1536, 2048]
+    assert rows[0][1] == result["perplexity"]["start"]
+    assert rows[-1][1] == result["perplexity"]["end"]
+    assert [list(row) for row in rows] == result["curve"]
+
+
+def test_the_checkpoint_is_the_student_that_was_measured(finished_run):
+    from lillama.evaluate.perplexity import perplexity, perplexity_ids
+    from lillama.model.load import byte_tokenizer
+
+    folder, _, words = finished_run
+    result = read_json(folder / "results.json")
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32).eval()
+    assert sum(p.numel() for p in model.parameters()) == result["parameters"]["compressed"]
+    config = composed(*(word for word in words if not word.startswith("hydra")))
+    ids = perplexity_ids(config.evaluate.perplexity, byte_tokenizer())
+    assert perplexity(model, ids, seq_len=64) == pytest.approx(result["perplexity"]["end"], rel=1e-5)
+    card = (folder / "checkpoint" / "README.md").read_text()
+    assert f"{result['perplexity']['end']:.2f}" in card
+
+
+def test_a_finished_run_is_not_run_again(finished_run, cli, monkeypatch):
+    folder, out, words = finished_run
+    monkeypatch.setattr(lillama.pipeline, "prepare", lambda *_: pytest.fail("it was run again"))
+    before = (folder / "results.json").read_bytes()
+    status, again, _ = cli(*words, "progress=false", "name=other", "logger=none")
+    assert status == 0
+    assert again == out
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_folder_that_holds_another_run_is_refused(finished_run, cli):
+    folder, _, words = finished_run
+    before = (folder / "results.json").read_bytes()
+    status, _, err = cli(*words, "distill.lr=1e-3")
+    assert status == 2
+    assert "holds another run" in err
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_metrics_name_every_block(finished_run):
+    folder, _, _ = finished_run
+    with (folder / "metrics.csv").open() as file:
+        names = {row["metric"] for row in csv.DictReader(file)}
+    blocks = read_json(folder / "plan.json")["block_indices"]
+    losses = {f"loss/block_{index:03d}" for index in blocks}
+    assert losses | {"loss/mean", "lr", "tokens_per_second", "perplexity", "peak_memory"} == names
+
+
+def test_a_plan_alone_needs_no_model_and_no_data(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(lillama.pipeline, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    words = ("stages=[plan]", "model=mixtral_8x7b", "strategy=bottom", "data=local", "data.path=/nowhere")
+    status, out, err = cli(*words, f"hydra.run.dir={tmp_path}")
+    assert status == 0, err
+    assert "46,702,792,704" in out
+    assert read_json(tmp_path / "plan.json")["parameters"] <= 0.8 * 46_702_792_704
+    assert read_json(tmp_path / "results.json")["perplexity"] == {}
+    assert "experts.gate_up_proj" in out, "the plan is shown"
+
+
+def test_stages_may_be_left_out(cli, tmp_path):
+    status, _, err = cli(*TINY_RUN, "stages=[init,perplexity]", "init=svd", f"hydra.run.dir={tmp_path}")
+    assert status == 0, err
+    result = read_json(tmp_path / "results.json")
+    assert result["tokens"] == 0
+    assert result["perplexity"]["start"] == result["perplexity"]["end"]
+    assert "distill" not in result["seconds"]
+    assert "hash" not in result["data"], "an SVD start without distillation needs no calibration text"
+
+
+def test_the_paper_and_the_authors_presets_run(cli, tmp_path):
+    for preset in ("paper", "authors_code"):
+        words = [word for word in TINY_RUN if not word.startswith("strategy=")]
+        fit = ["data=stdlib_docs", "evaluate/perplexity=stdlib_docs", "evaluate.every_tokens=0"]
+        status, _, err = cli(f"preset={preset}", *words, *fit, f"hydra.run.dir={tmp_path / preset}")
+        assert status == 0, err
+        assert read_json(tmp_path / preset / "results.json")["status"] == "done"
+
+
+def test_an_interrupted_run_leaves_a_valid_folder_and_starts_again(cli, tmp_path, monkeypatch):
+    words = (*TINY_RUN, f"hydra.run.dir={tmp_path}")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lillama.pipeline, "distill", interrupt)
+        status, _, err = cli(*words)
+    assert status == 1
+    assert "interrupted" in err
+    result = read_json(tmp_path / "results.json")
+    assert result["status"] == "interrupted"
+    assert "end" not in result or result["checkpoint"] is None
+    status, _, _ = cli(*words)
+    assert status == 0
+    assert read_json(tmp_path / "results.json")["status"] == "done"
+
+
+def test_a_loss_that_is_not_finite_ends_as_a_failure_and_without_a_checkpoint(cli, tmp_path):
+    words = [word for word in TINY_RUN if not word.startswith("strategy")]
+    status, _, err = cli(
+        *words, "distill.lr=1e30", "distill.warmup=0", "distill.batch_size=1", f"hydra.run.dir={tmp_path}"
+    )
+    assert status == 1
+    assert "DivergedError" in err
+    result = read_json(tmp_path / "results.json")
+    assert result["status"] == "failed"
+    assert "Diverged" in result["error"]
+    assert not (tmp_path / "checkpoint").exists()
+
+
+SWEEP = ("strategy.k=6,8,10", "loss=teacher,student,teacher_student", "init=svd,feature")
+
+
+def sweep_command(folder):
+    fitting = [word for word in TINY_RUN if word != "strategy.k=8"]
+    return [
+        sys.executable,
+        str(ROOT / "run.py"),
+        "-m",
+        *fitting,
+        *SWEEP,
+        "save_checkpoint=false",
+        f"hydra.sweep.dir={folder}",
+    ]
+
+
+def test_a_killed_sweep_redoes_only_what_was_not_finished(tmp_path, capsys):
+    """Eighteen cells, SIGKILL in the middle, the same command again."""
+    environment = os.environ | {"LILLAMA_CACHE": str(tmp_path / "cache")}
+    folder = tmp_path / "sweep"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(sweep_command(folder), env=environment, stdout=log, stderr=log, cwd=tmp_path)
+        deadline = time.monotonic() + 240
+        while len(list(folder.glob("*/results.json"))) < 6:
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    assert 6 <= len(first) < 18
+    assert report([str(folder)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("MISSING") == 18 - len(first)
+    done = subprocess.run(
+        sweep_command(folder), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    second = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    assert len(second) == 18
+    assert all(second[path] == stamp for path, stamp in first.items()), "finished cells were not touched"
+    assert done.stderr.count("already done") == len(first)
+    assert report([str(folder)]) == 0
+    table = capsys.readouterr().out
+    assert table.count(" done ") == 18
+    for column in ("strategy.k", "loss", "init", "start", "end"):
+        assert column in table.splitlines()[0]
+
+
+def test_the_same_seed_gives_the_same_figures(cli, tmp_path):
+    for name in ("a", "b"):
+        assert cli(*TINY_RUN, f"hydra.run.dir={tmp_path / name}")[0] == 0
+    first, second = (read_json(tmp_path / name / "results.json") for name in ("a", "b"))
+    assert first["curve"] == second["curve"]
+    assert first["fingerprint"] == second["fingerprint"]
+    assert json.dumps(first["settings"]) == json.dumps(second["settings"])
