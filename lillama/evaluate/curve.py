@@ -4,29 +4,79 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
+from lillama.model.student import Student
+
 COLUMNS = ("tokens", "perplexity")
 
 
 class Curve:
-    """Perplexity against seen tokens; every point is on disk as soon as it is measured."""
+    """Perplexity against seen tokens; every point is on disk as soon as it is measured.
 
-    def __init__(self, folder: Path, measure: Callable[[], float], every: int) -> None:
+    :param measure: gives a model's perplexity; None where the run measures none, and the curve then does nothing.
+    :param every: how many tokens lie between two points; 0 for the start and the end only.
+    :param on_point: told of every new point, (tokens, perplexity).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        measure: Callable[[nn.Module], float] | None,
+        every: int = 0,
+        on_point: Callable[[int, float], None] = lambda tokens, perplexity: None,
+    ) -> None:
         self.folder = folder
         self.measure = measure
         self.every = every
+        self.on_point = on_point
+        self.dense: float | None = None
         self.points: list[tuple[int, float]] = []
 
-    def add(self, tokens: int) -> float:
-        """Measure and record the point at this many seen tokens."""
-        value = self.measure()
-        self.points.append((tokens, value))
-        self._write()
-        return value
+    def add_dense(self, teacher: nn.Module) -> None:
+        """Measure the dense model."""
+        if self.measure is not None:
+            self.dense = self.measure(teacher)
 
-    def due(self, tokens: int) -> bool:
-        """Whether another ``every`` tokens have been seen since the last point (never where ``every`` is 0)."""
+    def add(self, student: Student, tokens: int) -> None:
+        """Measure the point at this many seen tokens, unless it was the last one measured."""
+        if self.measure is None or (self.points and self.points[-1][0] == tokens):
+            return
+        with student.in_place() as compressed:
+            self.points.append((tokens, self.measure(compressed)))
+        self._write()
+        self.on_point(*self.points[-1])
+
+    def add_if_due(self, student: Student, tokens: int) -> None:
+        """Measure a point where at least ``every`` tokens' mark was passed since the last one."""
         last = self.points[-1][0] if self.points else 0
-        return self.every > 0 and tokens // self.every > last // self.every
+        if self.every > 0 and tokens // self.every > last // self.every:
+            self.add(student, tokens)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """``dense``, ``start`` and ``end``, as far as they were measured."""
+        figures = {} if self.dense is None else {"dense": self.dense}
+        if self.points:
+            figures |= {"start": self.points[0][1], "end": self.points[-1][1]}
+        return figures
+
+    def draw(self, title: str) -> None:
+        """Write ``curve.png``, where there is a curve; the dense model's perplexity is a dashed line."""
+        if not self.points or self.dense is None:
+            return
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        tokens, values = zip(*self.points, strict=True)
+        axes.plot(tokens, values, marker="o", label="student")
+        axes.axhline(self.dense, linestyle="--", color="grey", label=f"dense ({self.dense:.2f})")
+        axes.set(xlabel="seen tokens", ylabel="perplexity", yscale="log", title=title)
+        axes.legend()
+        axes.grid(visible=True, which="both", alpha=0.3)
+        figure.savefig(self.folder / "curve.png", dpi=120)
 
     def _write(self) -> None:
         file = self.folder / "curve.csv"
@@ -36,17 +86,3 @@ class Curve:
             writer.writerow(COLUMNS)
             writer.writerows(self.points)
         temporary.replace(file)
-
-    def draw(self, dense: float, title: str) -> None:
-        """Write ``curve.png``; the dense model's perplexity is a dashed line."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        tokens, values = zip(*self.points, strict=True)
-        axes.plot(tokens, values, marker="o", label="student")
-        axes.axhline(dense, linestyle="--", color="grey", label=f"dense ({dense:.2f})")
-        axes.set(xlabel="seen tokens", ylabel="perplexity", yscale="log", title=title)
-        axes.legend()
-        axes.grid(visible=True, which="both", alpha=0.3)
-        figure.savefig(self.folder / "curve.png", dpi=120)

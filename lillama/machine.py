@@ -1,11 +1,18 @@
-"""Peak memory of a run: resident memory of this process, and of its GPU."""
+"""The machine that a run is on: what it is, and how much of its memory the run takes."""
 
 import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+
+
+def hardware() -> dict[str, Any]:
+    """What computes: the GPU's name where there is one, the number of CPU threads."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"gpu": gpu, "threads": torch.get_num_threads()}
 
 
 def reset_peaks() -> None:

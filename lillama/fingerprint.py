@@ -1,0 +1,43 @@
+"""What a result depends on, as one hash: two runs with the same fingerprint give the same figures."""
+
+from pathlib import Path
+
+from lillama.config import PlanFileConfig, RunConfig, Stage, plain
+from lillama.data.sources import source_identity
+from lillama.errors import ConfigError
+from lillama.model.load import model_identity
+from lillama.provenance import digest, path_digest
+from lillama.version import __version__
+
+WITHOUT_EFFECT = ("name", "cache_dir", "logger", "progress", "save_checkpoint")
+
+
+def run_fingerprint(config: RunConfig) -> str:
+    """The configuration without paths and loggers, the content of the model and the texts, the package's version.
+
+    :raises ConfigError: where a model, a text or a plan is not there.
+    """
+    values = plain(config)
+    for key in WITHOUT_EFFECT:
+        del values[key]
+    for place in (values["model"], values["data"], values["evaluate"]["perplexity"]):
+        place["path"] = None
+    return digest([__version__, values, *_contents(config)])
+
+
+def _contents(config: RunConfig) -> list[str | None]:
+    strategy = config.strategy
+    plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
+    if set(config.stages) == {Stage.plan}:
+        # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
+        return [plan, None if config.model.architecture is not None else model_identity(config.model)]
+    perplexity = config.evaluate.perplexity
+    texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
+    return [plan, model_identity(config.model), *texts]
+
+
+def _plan_digest(strategy: PlanFileConfig) -> str:
+    file = Path(strategy.file)
+    if not file.is_file():
+        raise ConfigError(f"strategy.file={file}: no such file")
+    return path_digest(file)
