@@ -22,6 +22,7 @@ def run_fingerprint(config: RunConfig) -> str:
         del values[key]
     for place in (values["model"], values["data"], values["evaluate"]["perplexity"]):
         place["path"] = None
+    values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
 
 

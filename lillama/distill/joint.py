@@ -5,6 +5,7 @@ above the last compressed block is run and nothing below the first one is run tw
 the same input from teacher and student, so its two passes of Eq. 10 are one, counted twice.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from lillama.model.student import Student
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a distillation stands after a step: tokens seen so far, each block's loss, the speed of this step."""
+    """Where a distillation stands after a step (counted from 0): tokens seen, each block's loss, this step's speed."""
 
     step: int
     tokens: int
@@ -55,31 +56,26 @@ def distill(
     """
     learners = make_learners(student, config, loss)
     device = next(student.teacher.parameters()).device
-    steps = config.epochs * -(-len(data.ids) // config.batch_size)
-    seen = step = 0
+    batches = (batch for _ in range(config.epochs) for batch in data.batches(config.batch_size, device))
+    steps = config.epochs * math.ceil(len(data.ids) / config.batch_size)
+    seen = 0
     student.teacher.train(config.dropout)
     with tqdm(total=data.tokens * config.epochs, desc="distil", unit="tok", disable=not progress) as bar:
-        for _ in range(config.epochs):
-            for ids, mask in data.batches(config.batch_size, device):
-                began = time.perf_counter()
-                lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.schedule)
-                try:
-                    losses = learn_batch(
-                        student,
-                        learners,
-                        ids=ids,
-                        mask=mask if config.mask_padding else None,
-                        inputs=loss.inputs,
-                        update=partial(_update, lr),
-                    )
-                except DivergedError as error:
-                    raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
-                tokens = ids.numel() if mask is None else int(mask.sum())
-                seen, step = seen + tokens, step + 1
-                state = Progress(step, seen, losses, lr, tokens / (time.perf_counter() - began))
-                bar.update(tokens)
-                bar.set_postfix(loss=f"{state.loss:.4f}")
-                on_step(state)
+        for step, (ids, mask) in enumerate(batches):
+            began = time.perf_counter()
+            lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.schedule)
+            counted = mask if config.mask_padding else None
+            update = partial(_update, lr)
+            try:
+                losses = learn_batch(student, learners, ids=ids, mask=counted, inputs=loss.inputs, update=update)
+            except DivergedError as error:
+                raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
+            tokens = ids.numel() if mask is None else int(mask.sum())
+            seen += tokens
+            state = Progress(step, seen, losses, lr, tokens / (time.perf_counter() - began))
+            bar.update(tokens)
+            bar.set_postfix(loss=f"{state.loss:.4f}")
+            on_step(state)
     student.teacher.eval()
     for learner in learners.values():
         learner.finish()
@@ -109,7 +105,6 @@ def learn_batch(
     :param ids: token ids [b, t]. :param mask: true at real tokens [b, t], or None.
     """
     _, dense = find_blocks(student.teacher)
-
     stream: Tensor | None = None
     losses: dict[int, float] = {}
 

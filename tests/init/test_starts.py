@@ -52,6 +52,7 @@ def test_linears_that_share_an_input_share_a_moment(tiny_model, tokens):
     ]
 
 
+@torch.no_grad()
 def output_error(model, modules, name, tokens):
     x = inputs_of(model, name, tokens)
     w = linear(model, name).weight.double()
