@@ -133,23 +133,26 @@ def test_the_paper_and_the_authors_presets_run(cli, tmp_path):
         assert read_json(tmp_path / preset / "results.json")["status"] == "done"
 
 
-def test_an_interrupted_run_leaves_a_valid_folder_and_starts_again(cli, tmp_path, monkeypatch):
-    words = (*TINY_RUN, f"hydra.run.dir={tmp_path}")
-
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lillama.pipeline, "distill", interrupt)
-        status, _, err = cli(*words)
-    assert status == 1
-    assert "interrupted" in err
-    result = read_json(tmp_path / "results.json")
-    assert result["status"] == "interrupted"
-    assert "end" not in result or result["checkpoint"] is None
+def test_an_interrupted_run_leaves_a_valid_folder_and_starts_again(cli, tmp_path):
+    """A real Ctrl-C, in the middle of the distillation."""
+    words = (*TINY_RUN, "data.tokens=60000", f"hydra.run.dir={tmp_path / 'run'}")
+    process = subprocess.Popen([sys.executable, str(ROOT / "run.py"), *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "curve.csv").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in err
+    result = read_json(tmp_path / "run" / "results.json")
+    assert (result["status"], result["checkpoint"]) == ("interrupted", None)
+    assert not list(tmp_path.rglob("*partial*"))
     status, _, _ = cli(*words)
     assert status == 0
-    assert read_json(tmp_path / "results.json")["status"] == "done"
+    assert read_json(tmp_path / "run" / "results.json")["status"] == "done"
 
 
 def test_a_loss_that_is_not_finite_ends_as_a_failure_and_without_a_checkpoint(cli, tmp_path):
