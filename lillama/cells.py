@@ -1,4 +1,4 @@
-"""The folder of a cell: named by its overrides, so that the same request finds the same folder. Imports no torch."""
+"""The folder of a cell: named by its overrides, so that the same request finds the same folder."""
 
 import hashlib
 import re

@@ -1,10 +1,12 @@
-"""Every configuration schema, registered with Hydra's ConfigStore; imports no torch.
+"""Every configuration schema, registered with Hydra's ConfigStore.
 
 The YAML files under ``conf/`` name one of these schemas each, so an unknown key, a wrong type or an illegal enum
 value fails while the configuration is composed. Ranges are checked in ``__post_init__``, which OmegaConf calls
 when ``run.py`` turns the composed configuration into these dataclasses.
 """
 
+import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -164,14 +166,14 @@ class ModelConfig:
     revision: str | None = None
     tokenizer: str | None = None
     weights: Weights = Weights.pretrained
-    architecture: dict[str, Any] | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype = Dtype.auto
     device: str = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         require(
-            self.path is not None or self.architecture is not None,
+            self.path is not None or bool(self.architecture),
             "model.path",
             self.path,
             "give a Hub id, a local folder or a GGUF file, or an architecture with model.weights=random",
@@ -182,7 +184,7 @@ class ModelConfig:
             self.weights.name,
             "pretrained weights need model.path; the other choice is random",
         )
-        known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
+        known = self.device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", self.device) is not None
         require(known, "model.device", self.device, "must be auto, cpu, cuda or cuda:N")
 
 
@@ -334,11 +336,14 @@ class DistillConfig:
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "distill.batch_size", self.batch_size, POSITIVE)
         require(self.epochs > 0, "distill.epochs", self.epochs, POSITIVE)
-        require(self.lr > 0, "distill.lr", self.lr, "must be positive")
+        require(0 < self.lr < math.inf, "distill.lr", self.lr, "must be positive and finite")
         require(0 <= self.warmup < 1, "distill.warmup", self.warmup, "a fraction of the steps, from 0 to below 1")
-        require(self.weight_decay >= 0, "distill.weight_decay", self.weight_decay, "must not be negative")
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "distill.weight_decay", decay, "must be finite and not negative")
         clip = self.clip_norm
-        require(clip is None or clip > 0, "distill.clip_norm", clip, "must be positive, or null for no clipping")
+        require(
+            clip is None or 0 < clip < math.inf, "distill.clip_norm", clip, "must be positive, or null for no clipping"
+        )
         legal = "two numbers from 0 to below 1"
         require(all(0 <= beta < 1 for beta in self.betas), "distill.betas", self.betas, legal)
 

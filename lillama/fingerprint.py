@@ -31,7 +31,7 @@ def _contents(config: RunConfig) -> list[str | None]:
     plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
     if set(config.stages) == {Stage.plan}:
         # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
-        return [plan, None if config.model.architecture is not None else model_identity(config.model)]
+        return [plan, None if config.model.architecture else model_identity(config.model)]
     perplexity = config.evaluate.perplexity
     texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
     return [plan, model_identity(config.model), *texts]

@@ -36,7 +36,7 @@ class Session:
     """One call of the command line: a single run, or the cells of a sweep."""
 
     def __init__(self) -> None:
-        self.failures: list[str] = []
+        self.failures: list[tuple[str, Exception]] = []
 
     def run_job(self, composed: DictConfig) -> None:
         """Run one composed configuration in Hydra's output folder and print its summary.
@@ -47,7 +47,7 @@ class Session:
         folder = Path(hydra.runtime.output_dir)
         try:
             config = typed(composed)
-            result = run(config, folder)
+            result = run(config, folder, hydra.overrides.task)
             if config.stages == [Stage.plan]:
                 print(plan_table(read_json(folder / "plan.json")), end="\n\n")
             print(summary(result), flush=True)
@@ -55,7 +55,7 @@ class Session:
             if hydra.mode is RunMode.RUN:
                 raise SystemExit(tell(error)) from None
             log.error("%s", one_line(error))
-            self.failures.append(f"{folder.name}: {one_line(error)}")
+            self.failures.append((folder.name, error))
             let_go(error)
             raise
 
@@ -68,15 +68,18 @@ class Session:
             return OTHER
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
-                print(
-                    f"error: {len(self.failures)} cells of the sweep failed:",
-                    *self.failures,
-                    sep="\n  ",
-                    file=sys.stderr,
-                )
-                return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
+                return self._tell_failures()
+            if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
+                error = ConfigError(f"hydra.run.dir: {error}")  # Hydra could not make the output folder
             return tell(error)
         return DONE
+
+    def _tell_failures(self) -> int:
+        """Print the failed cells of a sweep, a line each; bad input only where all of them were."""
+        print(f"error: {len(self.failures)} cells of the sweep failed:", file=sys.stderr)
+        for name, error in self.failures:
+            print(f"  {name}: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
 
 
 def typed(composed: DictConfig) -> RunConfig:

@@ -4,6 +4,7 @@ RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distill
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,28 @@ from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import load_model
 from lillama.model.student import Student
 from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
-from lillama.record import Record, finished, recording
+from lillama.record import CHECKPOINT, Record, finished, recording
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, folder: Path) -> dict[str, Any]:
+def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the configured stages and return what ``results.json`` holds.
 
     A folder that already holds this run's result is left alone and its result returned.
 
+    :param overrides: what was said on the command line; kept with the result, so that a report can name the cell.
     :raises ConfigError: for bad input, before a model is loaded.
     :raises DivergedError: for a loss, a perplexity or a weight that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = run_fingerprint(config)
-    previous = finished(folder, fingerprint)
+    previous = finished(config, folder, fingerprint)
     if previous is not None:
         log.info("already done, nothing to run: %s", folder)
         return previous
-    with recording(config, folder, fingerprint) as record:
+    with recording(config, folder, fingerprint, overrides) as record:
         with record.stage("plan"):
             plan = prepare_plan(config, folder)
         record.note_plan(plan)
@@ -118,9 +120,9 @@ def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: nn.Module, re
     save_checkpoint(
         model,
         inputs.tokenizer,
-        record.folder / "checkpoint",
+        record.folder / CHECKPOINT,
         plan=plan.as_dict(),
         card=model_card(record.result.as_dict()),
         without_bias=not config.init.keep_bias,
     )
-    record.result.checkpoint = "checkpoint"
+    record.result.checkpoint = CHECKPOINT

@@ -11,7 +11,7 @@ from lillama.data.tokens import TokenBlocks, token_blocks
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import perplexity_ids
 from lillama.model.checkpoint import check_space
-from lillama.model.load import load_tokenizer, meta_model, resolve_dtype
+from lillama.model.load import load_tokenizer, meta_model, resolve_device, resolve_dtype
 from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
@@ -31,6 +31,7 @@ def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
 
     :raises ConfigError: for a request out of reach, a model that can only be planned, or a full disk.
     """
+    resolve_device(config.model)
     shape = model_shape(meta_model(config.model, cache_of(config)))
     plan = make_plan(shape, config.strategy)
     if Stage.init in config.stages:

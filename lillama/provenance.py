@@ -1,4 +1,4 @@
-"""What a figure came from: content hashes, versions, the git revision. Imports no torch."""
+"""What a figure came from: content hashes, versions, the git revision."""
 
 import hashlib
 import json
@@ -8,6 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lillama.errors import ConfigError
+
+WHOLE_FILE = 2**30  # bytes up to which a file is hashed whole
+PIECES, PIECE = 256, 2**16
 PACKAGES = ("lillama", "torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "datasets")
 
 
@@ -17,16 +21,35 @@ def digest(value: Any) -> str:
 
 
 def path_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes; of a folder's names, sizes and small JSON files (weights of 90 GB are not read)."""
+    """SHA-256 of a file's bytes, or of a folder's names and contents; of weights, see :func:`_sampled_digest`."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sampled_digest(path) if path.stat().st_size > WHOLE_FILE else _whole_digest(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    listing = [
-        (str(file.relative_to(path)), file.stat().st_size, path_digest(file) if file.suffix == ".json" else "")
-        for file in files
-    ]
-    return digest(listing)
+    return digest([(str(file.relative_to(path)), path_digest(file)) for file in files])
+
+
+def readable_digest(path: Path, key: str) -> str:
+    """:func:`path_digest`; a path that cannot be read becomes a :class:`ConfigError` that names the key."""
+    try:
+        return path_digest(path)
+    except OSError as error:
+        raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
+
+
+def _whole_digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _sampled_digest(file: Path) -> str:
+    """SHA-256 of a large file's size and of pieces spread evenly over it: 90 GB of weights are not read whole."""
+    size = file.stat().st_size
+    sampled = hashlib.sha256(str(size).encode())
+    with file.open("rb") as opened:
+        for number in range(PIECES):
+            opened.seek(number * (size - PIECE) // (PIECES - 1))
+            sampled.update(opened.read(PIECE))
+    return sampled.hexdigest()
 
 
 def versions() -> dict[str, str]:

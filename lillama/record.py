@@ -1,8 +1,9 @@
 """A run under way: its result so far, its stopwatch, its logger. Whatever happens, ``results.json`` says so."""
 
 import logging
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lillama.config import RunConfig, plain
+from lillama.config import RunConfig, Stage, plain
 from lillama.data.tokens import TokenBlocks
 from lillama.errors import ConfigError
 from lillama.logger import Logger, make_logger
@@ -20,6 +21,8 @@ from lillama.results import FILE, RunResult, read_result, write_json
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint"
+OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv")
 
 
 class Record:
@@ -80,8 +83,8 @@ class Record:
         self._since = now
 
 
-def finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The result that a folder already holds for this very run.
+def finished(config: RunConfig, folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The result that a folder already holds for this very run, with the checkpoint where one is asked for.
 
     :raises ConfigError: where the folder holds the finished result of another run.
     """
@@ -93,21 +96,40 @@ def finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
             f"hydra.run.dir={folder}: holds another run ({found['name']}, fingerprint {found['fingerprint'][:8]},"
             f" this one is {fingerprint[:8]}); choose another folder or name, or remove it"
         )
-    return found
+    wanted = config.save_checkpoint and Stage.init in config.stages
+    return None if wanted and not (folder / CHECKPOINT).is_dir() else found
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier, unfinished run left; a figure of one run must not stand beside those of another."""
+    for name in OUTPUTS:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
 
 
 @contextmanager
-def recording(config: RunConfig, folder: Path, fingerprint: str) -> Iterator[Record]:
-    """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``."""
+def recording(config: RunConfig, folder: Path, fingerprint: str, overrides: Sequence[str]) -> Iterator[Record]:
+    """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``.
+
+    What an unfinished run left in the folder is removed first.
+    """
     reset_peaks()
+    clear(folder)
     settings = plain(config)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     provenance = {"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started}
+    logger = make_logger(config.logger, folder, group=config.name, settings=settings)
     result = RunResult(
-        status="running", fingerprint=fingerprint, name=config.name, settings=settings, provenance=provenance
+        status="running",
+        fingerprint=fingerprint,
+        name=config.name,
+        overrides=list(overrides),
+        settings=settings,
+        provenance=provenance,
     )
-    record = Record(folder, result, make_logger(config.logger, folder, group=config.name, settings=settings))
+    write_json(folder / FILE, result.as_dict())
+    record = Record(folder, result, logger)
     try:
         yield record
     except BaseException as error:
@@ -119,4 +141,4 @@ def recording(config: RunConfig, folder: Path, fingerprint: str) -> Iterator[Rec
     finally:
         result.peak_memory, result.peak_device_memory = host_peak(), device_peak()
         write_json(folder / FILE, result.as_dict())
-        record.logger.finish(result.figures(), failed=result.status != "done")
+        logger.finish(result.figures(), failed=result.status != "done")

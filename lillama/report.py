@@ -1,6 +1,6 @@
 """Results as tables: ``python -m lillama.report FOLDER`` prints every cell of a sweep, run or not.
 
-Imports no torch. A cell that was not run says MISSING, one that failed says FAILED; the exit status is then 1.
+A cell that was not run says MISSING, one that failed says FAILED; the exit status is then 1.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from lillama.cells import cell_name
@@ -101,12 +102,12 @@ def cells(folder: Path) -> list[Cell]:
     """The cells of a sweep's folder: those that its ``multirun.yaml`` promises, then any others that are there."""
     promised = [(folder / cell_name(overrides), _as_dict(overrides)) for overrides in promised_overrides(folder)]
     names = {path for path, _ in promised}
-    others = [
-        (path.parent, _own_overrides(path.parent))
-        for path in sorted(folder.rglob("results.json"))
-        if path.parent not in names
-    ]
-    return [Cell(path, overrides, read_result(path)) for path, overrides in [*promised, *others]]
+    found = [Cell(path, overrides, read_result(path)) for path, overrides in promised]
+    for path in sorted(file.parent for file in folder.rglob("results.json") if file.parent not in names):
+        result = read_result(path)
+        if result is not None:
+            found.append(Cell(path, _as_dict(result["overrides"]) or {"folder": path.name}, result))
+    return found
 
 
 def promised_overrides(folder: Path) -> list[list[str]]:
@@ -115,7 +116,11 @@ def promised_overrides(folder: Path) -> list[list[str]]:
     if not file.is_file():
         return []
     hydra = OmegaConf.load(file).hydra
-    parsed = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    swept = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]  # an experiment's own
+    try:
+        parsed = OverridesParser.create().parse_overrides([*swept, *hydra.overrides.task])
+    except HydraException:  # a glob can only be expanded by the sweep itself
+        return []
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
     return [list(job) for job in jobs]
 
@@ -145,11 +150,6 @@ def _shown(key: str, value: Any) -> str:
 
 def _as_dict(overrides: Sequence[str]) -> dict[str, str]:
     return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}
-
-
-def _own_overrides(folder: Path) -> dict[str, str]:
-    file = folder / ".hydra" / "overrides.yaml"
-    return _as_dict([str(item) for item in OmegaConf.load(file)]) if file.is_file() else {"folder": folder.name}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

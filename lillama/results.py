@@ -1,4 +1,4 @@
-"""What a run found: ``results.json``, written whole or not at all. Imports no torch."""
+"""What a run found: ``results.json``, written whole or not at all. Needs no torch."""
 
 import json
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ class RunResult:
     status: str
     fingerprint: str
     name: str
+    overrides: list[str]
     settings: dict[str, Any]
     provenance: dict[str, Any]
     parameters: dict[str, int] = field(default_factory=dict)

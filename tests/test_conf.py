@@ -12,6 +12,7 @@ from lillama.config import (
     FeatureConfig,
     Inputs,
     LearningRate,
+    Packing,
     Reduction,
     Source,
     Split,
@@ -68,6 +69,11 @@ def test_the_default_is_the_recommended_recipe_offline():
     assert {config.data.split, config.evaluate.perplexity.split} == {"train", "heldout"}
 
 
+def test_one_seed_is_enough():
+    config = composed("seed=7", "init=random")
+    assert (config.seed, config.data.seed, config.init.seed) == (7, 7, 7)
+
+
 def test_the_papers_preset_is_the_papers_text():
     config = composed("preset=paper", "model=phi2")
     assert isinstance(config.strategy, BottomConfig)
@@ -80,6 +86,7 @@ def test_the_papers_preset_is_the_papers_text():
     assert (config.distill.lr, config.distill.schedule) == (8.6e-4, LearningRate.constant)
     assert config.distill.train is Train.factors
     assert (config.data.tokens, config.data.seq_len) == (13_000_000, 2048)
+    assert config.data.packing is Packing.padded
     assert config.data.path == "Open-Orca/SlimOrca"
 
 
@@ -104,12 +111,15 @@ def test_the_command_line_wins_over_a_preset():
         ("data.seq_len=1", "data.seq_len"),
         ("init.tokens=0", "init.tokens"),
         ("distill.lr=0", "distill.lr"),
+        ("distill.lr=inf", "distill.lr"),
+        ("distill.lr=nan", "distill.lr"),
         ("distill.batch_size=0", "distill.batch_size"),
         ("distill.warmup=1", "distill.warmup"),
         ("distill.clip_norm=0", "distill.clip_norm"),
         ("evaluate.every_tokens=-1", "evaluate.every_tokens"),
         ("evaluate.perplexity.seq_len=1", "evaluate.perplexity.seq_len"),
         ("model.device=gpu", "model.device"),
+        ("model.device=cuda:x", "model.device"),
         ("stages=[]", "stages"),
         ("stages=[distill]", "stages"),
         ("logger.mode=loud", "logger.mode"),

@@ -44,6 +44,8 @@ def test_a_cell_name_is_readable():
         (["model=hub", "model.path=/no/such/model"], ["model.path=/no/such/model"]),
         (["model=mixtral_8x7b", "model.weights=random"], ["fused experts"]),
         (["model.dtype=float16"], ["model.dtype=float16"]),
+        (["model=hub", "model.weights=random", "model.path=null", "+model.architecture={model_type:t5}"], ["causal"]),
+        (["model.architecture.hidden_size=50"], ["model.architecture", "hidden size (50)"]),
         (["stages=[nonsense]"], ["plan", "init", "distill", "perplexity"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
@@ -73,6 +75,14 @@ def test_help_reads_like_a_manual(cli):
     assert status == 0
     for word in ("USAGE", "EXAMPLES", "strategy: bottom", "data.tokens", "Exit status", "lillama.report"):
         assert word in out
+
+
+def test_an_output_folder_that_cannot_be_made_is_bad_input(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = cli(*TINY_RUN, f"hydra.run.dir={tmp_path / 'file'}")
+    assert status == 2
+    assert "hydra.run.dir" in err
+    assert "Traceback" not in err
 
 
 def test_another_error_is_status_1_and_tells_where(cli, tmp_path, monkeypatch):

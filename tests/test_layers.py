@@ -53,7 +53,8 @@ def package_of(module: str) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=own_name)
 def test_imports_run_downward(path):
     own = own_name(path)
-    for name in imports_of(path, everywhere=False):
+    for name in imports_of(path, everywhere=True):
+        assert name != "lillama", f"{own} imports from the package's top, which stands on everything"
         if not name.startswith("lillama."):
             continue
         other = name.removeprefix("lillama.")
@@ -69,7 +70,7 @@ def test_the_core_needs_neither_wandb_nor_datasets_nor_the_harness():
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_configuration_and_reports_import_no_torch(name):
+def test_configuration_and_reports_have_no_use_for_torch(name):
     assert not {package_of(other) for other in imports_of(ROOT / "lillama" / name, everywhere=False)} & {
         "torch",
         "transformers",

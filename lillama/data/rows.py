@@ -15,11 +15,9 @@ def check_row(row: Any, where: str) -> None:
     """Raise a :class:`ConfigError` that begins with ``where`` unless the row is of a known form."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: must be an object with columns, not {type(row).__name__}")
-    if is_plain(row):
-        return
     if conversation_column(row) is not None:
         _check_turns(row[conversation_column(row)], where)
-    elif not (isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str)):
+    elif not is_instruction(row) and not is_plain(row):
         columns = sorted(row)
         raise ConfigError(f"{where}: needs text, or instruction and output, or conversations; it has {columns}")
 
@@ -33,9 +31,15 @@ def _check_turns(turns: Any, where: str) -> None:
             raise ConfigError(f"{where}: a turn needs from and value, or role and content")
 
 
+def is_instruction(row: dict[str, Any]) -> bool:
+    """Whether a row is an instruction and its answer."""
+    return isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str)
+
+
 def is_plain(row: dict[str, Any]) -> bool:
-    """Whether a row is plain text."""
-    return any(isinstance(row.get(column), str) for column in TEXT_COLUMNS)
+    """Whether a row is plain text and nothing more: Alpaca's rows repeat their turns in a column ``text``."""
+    turns = conversation_column(row) is not None or is_instruction(row)
+    return not turns and any(isinstance(row.get(column), str) for column in TEXT_COLUMNS)
 
 
 def conversation_column(row: dict[str, Any]) -> str | None:
@@ -68,12 +72,28 @@ def row_text(row: dict[str, Any], tokenizer: Any, template: Template, system: Sy
     turns = turns_of(row, system)
     if not uses_template(tokenizer, template):
         return "\n\n".join(turn["content"] for turn in turns if turn["content"])
-    return _templated(turns, tokenizer)
+    return _templated(turns, tokenizer) if system is SystemTurns.keep else _without_system(turns, tokenizer)
 
 
 def uses_template(tokenizer: Any, template: Template) -> bool:
     """Whether turns go through a chat template."""
     return template is Template.auto and bool(getattr(tokenizer, "chat_template", None))
+
+
+def _without_system(turns: list[Turn], tokenizer: Any) -> str:
+    """Turns through a template that would put a system prompt of its own before them: it is rendered and cut off."""
+    from jinja2 import TemplateError
+
+    prompt = [{"role": "system", "content": "-"}]
+    try:
+        text = tokenizer.apply_chat_template([*prompt, *turns], tokenize=False)
+        opening = tokenizer.apply_chat_template(prompt, tokenize=False)
+    except TemplateError:  # no system role, so no default one either
+        return _templated(turns, tokenizer)
+    if not text.startswith(opening):
+        return _templated(turns, tokenizer)
+    bos = tokenizer.bos_token or ""
+    return (bos if opening.startswith(bos) else "") + text.removeprefix(opening)
 
 
 def _templated(turns: list[Turn], tokenizer: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from lillama.config import Source, TextConfig
 from lillama.data.rows import check_row
 from lillama.errors import ConfigError
-from lillama.provenance import digest, path_digest
+from lillama.provenance import digest, readable_digest
 
 Row = dict[str, Any]
 HELD_OUT_EVERY = 10
@@ -36,9 +36,9 @@ def source_identity(config: TextConfig, key: str) -> str:
         return digest(list(stdlib_topics(config.split, key)))
     if config.source is Source.hub:
         path = Path(str(config.path))
-        place = path_digest(path) if path.is_dir() else str(path)
+        place = readable_digest(path, f"{key}.path") if path.is_dir() else str(path)
         return digest([place, config.revision, config.subset, config.split])
-    return digest([path_digest(file) for file in _files(config, key)])
+    return digest([readable_digest(file, f"{key}.path") for file in _files(config, key)])
 
 
 def stdlib_topics(split: str, key: str) -> list[Row]:
@@ -67,8 +67,24 @@ def _hub_rows(config: TextConfig, key: str) -> Sequence[Row]:
         raise ConfigError(f"{key}.path={config.path}: cannot be loaded from the Hub ({reason})") from None
     if not len(rows):
         raise ConfigError(f"{key}.path={config.path}: holds no rows")
-    check_row(rows[0], f"{key}.path={config.path}: row 1")
-    return rows
+    return CheckedRows(rows, f"{key}.path={config.path}")
+
+
+class CheckedRows(Sequence[Row]):
+    """Rows of a dataset that is too large to be checked at once: each is checked as it is read."""
+
+    def __init__(self, rows: Any, where: str) -> None:
+        self._rows = rows
+        self._where = where
+        self[0]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = self._rows[index]
+        check_row(row, f"{self._where}: row {index + 1}")
+        return row
 
 
 def _files(config: TextConfig, key: str) -> list[Path]:

@@ -72,13 +72,14 @@ def distill(
                 raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
             tokens = ids.numel() if mask is None else int(mask.sum())
             seen += tokens
+            if step + 1 == steps:  # before the last step is told: what is measured then is what is kept
+                for learner in learners.values():
+                    learner.finish()
             state = Progress(step, seen, losses, lr, tokens / (time.perf_counter() - began))
             bar.update(tokens)
             bar.set_postfix(loss=f"{state.loss:.4f}")
             on_step(state)
     student.teacher.eval()
-    for learner in learners.values():
-        learner.finish()
 
 
 def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:

@@ -51,7 +51,7 @@ class BlockLearner:
             total += loss.item()
         if not torch.isfinite(torch.tensor(total)):
             raise DivergedError(f"block {self.index}: the loss is {total}")
-        return total, output.detach()
+        return total, output.detach().to(call.output.dtype)  # autocast may widen what it computes
 
     def update(self, lr: float, loss: float) -> None:
         """One AdamW step with the gradients that :meth:`backward` left, which are then gone."""

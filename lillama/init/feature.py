@@ -15,6 +15,7 @@ from lillama.model.blocks import find_blocks, run_blocks
 from lillama.model.surgery import linear
 
 log = logging.getLogger(__name__)
+MOMENT_BYTES = 8 * 2**30
 
 
 def feature_start(
@@ -22,19 +23,37 @@ def feature_start(
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None
-    moments = input_moments(teacher, list(ranks), data.head(config.tokens), progress=progress)
-    roots: dict[int, Tensor] = {}
     weak: dict[str, int] = {}
-    for name, rank in ranks.items():
-        weight, moment = linear(teacher, name).weight.detach(), moments[name].value
-        root = None
-        if weight.shape[0] > weight.shape[1]:  # linears that share an input share its root
-            key = id(moments[name])
-            roots[key] = root = roots[key] if key in roots else moment_root(moment, config.floor)
-        factors = feature_factors(weight=weight, moment=moment, rank=rank, floor=config.floor, root=root)
-        weak[name] = undetermined(b=factors.b, moment=moment, floor=config.floor)
-        yield name, factors
+    for names in moment_groups(teacher, list(ranks)):
+        moments = input_moments(teacher, names, data.head(config.tokens), progress=progress)
+        roots: dict[int, Tensor] = {}
+        for name in names:
+            weight, moment = linear(teacher, name).weight.detach(), moments[name].value
+            root = None
+            if weight.shape[0] > weight.shape[1]:  # linears that share an input share its root
+                key = id(moments[name])
+                roots[key] = root = roots[key] if key in roots else moment_root(moment, config.floor)
+            factors = feature_factors(weight=weight, moment=moment, rank=ranks[name], floor=config.floor, root=root)
+            weak[name] = undetermined(b=factors.b, moment=moment, floor=config.floor)
+            yield name, factors
     _report_weak(weak)
+
+
+def moment_groups(model: nn.Module, names: list[str], limit: int = MOMENT_BYTES) -> list[list[str]]:
+    """The names in groups whose moments fit into ``limit`` bytes together: a pass over the tokens is made for each.
+
+    A 7B model's moments for all its matrices would take 65 GB.
+    """
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name in names:
+        size = 8 * linear(model, name).in_features ** 2  # float64; sharing makes it less
+        if groups[-1] and held + size > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return groups
 
 
 def input_moments(

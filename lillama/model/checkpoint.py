@@ -30,12 +30,15 @@ def save_checkpoint(
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     mark(model, plan["ranks"], without_bias=without_bias)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_json(temporary / "plan.json", plan)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / "plan.json", plan)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(folder: str | Path, **options: Any) -> nn.Module:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from lillama.config import Dtype, ModelConfig, Weights
 from lillama.errors import ConfigError
-from lillama.provenance import digest, path_digest
+from lillama.provenance import digest, path_digest, readable_digest
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
@@ -29,7 +30,10 @@ def resolve_device(config: ModelConfig) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"model.device={config.device}: torch sees no CUDA device; use auto or cpu")
-    return torch.device(config.device)
+    device = torch.device(config.device)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"model.device={config.device}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
 
 
 def resolve_dtype(config: ModelConfig) -> torch.dtype:
@@ -44,7 +48,7 @@ def model_identity(config: ModelConfig) -> str:
     if config.weights is Weights.random:
         return digest(["random", config.architecture])
     place = local_place(str(config.path))
-    return path_digest(place) if place is not None else str(config.path)
+    return str(config.path) if place is None else readable_digest(place, "model.path")
 
 
 def local_place(path: str) -> Path | None:
@@ -80,18 +84,25 @@ def meta_model(config: ModelConfig, cache_dir: Path) -> nn.Module:
     """The model without weights (meta device): all that a plan needs. An inline architecture needs no download."""
     architecture = _architecture(config, cache_dir)  # may import a GGUF, which needs real tensors
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(architecture)
+        return _from_config(architecture, config)
 
 
 def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
-    if config.architecture is not None:
+    if config.architecture:
         values = dict(config.architecture)
         family = values.pop("model_type", None)
         try:
             return AutoConfig.for_model(family, **values)
-        except ValueError:
-            raise ConfigError(f"model.architecture.model_type={family}: not a model type of transformers") from None
+        except Exception as error:  # noqa: BLE001 - each family checks its values in its own way
+            raise ConfigError(f"model.architecture: not an architecture of {family} ({_one_line(error)})") from None
     return _from_pretrained(AutoConfig, config, cache_dir)
+
+
+def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.Module:
+    try:
+        return AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"model={config.name}: no causal language model ({_one_line(error)})") from None
 
 
 def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
@@ -108,7 +119,7 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
         architecture = _architecture(config, cache_dir)
         torch.manual_seed(seed)
         with torch.device(device):
-            model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+            model = _from_config(architecture, config, dtype=dtype)
     else:
         model = _from_pretrained(AutoModelForCausalLM, config, cache_dir, dtype=dtype).to(device)
     return model.eval().requires_grad_(False)
@@ -140,7 +151,7 @@ def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str 
             trust_remote_code=config.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(f"model.path={wanted}: cannot be loaded ({_one_line(error)})") from None
 
 

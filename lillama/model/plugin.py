@@ -66,8 +66,8 @@ class LowRankQuantizer(HfQuantizer):
 
     @property
     def guard(self) -> str:
-        """The name of the zero-size tensor."""
-        return f"{next(iter(self.quantization_config.linear))}.weight"
+        """The name of the zero-size tensor; the same whatever the order of the ranks (``config.json`` sorts them)."""
+        return f"{min(self.quantization_config.linear)}.weight"
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {**model.state_dict(), self.guard: torch.empty(0)}, {}

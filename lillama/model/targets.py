@@ -48,6 +48,11 @@ def _targets(prefix: str, index: int, block: nn.Module) -> list[Target]:
         if isinstance(module, nn.Linear):
             targets.append(Target(name, index, (module.out_features, module.in_features)))
         else:
-            fused = [(n, p) for n, p in module.named_parameters(recurse=False) if p.dim() == 3]
+            fused = [] if isinstance(module, nn.Conv1d) else _three_dimensional(module)
             targets += [Target(f"{name}.{n}", index, (p.shape[1], p.shape[2]), p.shape[0]) for n, p in fused]
     return targets
+
+
+def _three_dimensional(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Fused experts: one parameter [experts, out, in]."""
+    return [(name, p) for name, p in module.named_parameters(recurse=False) if p.dim() == 3]

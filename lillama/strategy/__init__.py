@@ -23,9 +23,12 @@ def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
 
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
     """
+    if not shape.targets:
+        raise ConfigError("model: its blocks hold no linear that could be compressed")
     target = target_parameters(shape, config)
     ranks = PLANNERS[type(config)](shape, target, config)
-    return RankPlan.of(shape, ranks, requested=1 - target / shape.parameters)
+    # A saved plan is its own request.
+    return RankPlan.of(shape, ranks, None if isinstance(config, PlanFileConfig) else 1 - target / shape.parameters)
 
 
 def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:

@@ -26,11 +26,13 @@ class RankPlan:
     requested: float
 
     @classmethod
-    def of(cls, shape: ModelShape, ranks: Mapping[str, int], *, requested: float) -> "RankPlan":
-        """The plan with these ranks for this model.
+    def of(cls, shape: ModelShape, ranks: Mapping[str, int], requested: float | None = None) -> "RankPlan":
+        """The plan with these ranks for this model; the request is what they come to, where it is not given.
 
-        :raises ConfigError: for a name that the model does not have, or a rank that does not save.
+        :raises ConfigError: for no ranks, a name that the model does not have, or a rank that does not save.
         """
+        if not ranks:
+            raise ConfigError("strategy: this request replaces no matrix")
         targets = {target.name: target for target in shape.targets}
         for name, rank in ranks.items():
             if name not in targets:
@@ -39,12 +41,13 @@ class RankPlan:
                 raise ConfigError(f"plan: rank {rank} of {name} {targets[name].shape} saves no parameters")
         chosen = [target for target in shape.targets if target.name in ranks]
         freed = sum(t.parameters - t.copies * factor_parameters(t.shape, ranks[t.name]) for t in chosen)
+        parameters = shape.parameters - freed
         return cls(
             ranks={target.name: ranks[target.name] for target in chosen},
             dense_parameters=shape.parameters,
-            parameters=shape.parameters - freed,
+            parameters=parameters,
             blocks=tuple(sorted({target.block for target in chosen})),
-            requested=requested,
+            requested=1 - parameters / shape.parameters if requested is None else requested,
         )
 
     @property

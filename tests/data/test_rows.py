@@ -41,6 +41,27 @@ def test_a_template_without_a_system_role_gets_its_words_in_the_first_turn(token
     assert row_text(SHAREGPT, tokenizer, Template.auto, SystemTurns.keep) == "<user>S\n\nQ<assistant>A"
 
 
+DEFAULT_PROMPT = "<bos>{% if messages[0].role != 'system' %}<system>default{% endif %}" + CHATML
+
+
+def test_dropping_system_turns_drops_the_templates_own_prompt_too(tokenizer):
+    tokenizer.chat_template = DEFAULT_PROMPT
+    assert (
+        row_text(ALPACA, tokenizer, Template.auto, SystemTurns.keep) == "<bos><system>default<user>Q\n\nI<assistant>A"
+    )
+    for row in (SHAREGPT, ALPACA | {"input": ""}):
+        assert row_text(row, tokenizer, Template.auto, SystemTurns.drop) == "<bos><user>Q<assistant>A"
+    tokenizer.chat_template = NO_SYSTEM
+    assert row_text(SHAREGPT, tokenizer, Template.auto, SystemTurns.drop) == "<user>Q<assistant>A"
+
+
+def test_an_instruction_row_that_repeats_itself_as_text_is_an_instruction(tokenizer):
+    tokenizer.chat_template = CHATML
+    row = ALPACA | {"text": "Below is an instruction. Q A"}
+    check_row(row, "here")
+    assert row_text(row, tokenizer, Template.auto, SystemTurns.keep) == "<user>Q\n\nI<assistant>A"
+
+
 def test_plain_text_is_left_as_it_is(tokenizer):
     tokenizer.chat_template = CHATML
     assert row_text({"text": " a \n"}, tokenizer, Template.auto, SystemTurns.keep) == " a \n"

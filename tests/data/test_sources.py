@@ -91,6 +91,9 @@ def test_a_local_folder_in_the_hubs_layout_reads_as_a_hub_dataset(tmp_path):
     write(tmp_path / "set" / "train.jsonl", jsonl(ROWS))
     config = DataConfig(source=Source.hub, path=str(tmp_path / "set"), split="train")
     assert [row["text"] for row in read_rows(config, "data")] == ["one", "two"]
+    write(tmp_path / "set" / "train.jsonl", jsonl(ROWS) + '{"text": null}\n')
+    with pytest.raises(ConfigError, match="row 3: needs text"):
+        list(read_rows(config, "data"))
     config = DataConfig(source=Source.hub, path=str(tmp_path / "set"), split="nope")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         read_rows(config, "data")

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+import lillama.init.feature
 from lillama.config import FeatureConfig, RandomConfig, Split, SvdConfig
 from lillama.data.tokens import TokenBlocks
 from lillama.init import start_factors
-from lillama.init.feature import input_moments
+from lillama.init.feature import input_moments, moment_groups
 from lillama.model.student import Student
 from lillama.model.surgery import linear
 from lillama.model.targets import model_shape
@@ -94,6 +95,20 @@ def test_fewer_tokens_than_dimensions_are_told_and_never_fail(tiny_model, caplog
     modules = start_factors(tiny_model, RANKS, random_tokens(1, 4), FeatureConfig())
     assert all(bool(p.isfinite().all()) for pair in modules.values() for p in pair.parameters())
     assert "the data says nothing of" in caplog.text
+
+
+def test_a_start_in_several_passes_is_the_start_in_one(tiny_model, tokens, monkeypatch):
+    names = [target.name for target in model_shape(tiny_model).targets]
+    ranks = dict.fromkeys(names, 6)
+    whole = start_factors(tiny_model, ranks, tokens, FeatureConfig())
+    largest = 8 * 128**2
+    groups = moment_groups(tiny_model, names, limit=2 * largest)
+    assert [name for group in groups for name in group] == names
+    assert len(groups) > 2
+    monkeypatch.setattr(lillama.init.feature, "moment_groups", lambda model, names: groups)
+    parts = start_factors(tiny_model, ranks, tokens, FeatureConfig())
+    assert list(parts) == names
+    assert all(torch.equal(whole[name].A.weight, parts[name].A.weight) for name in names)
 
 
 def test_feature_uses_no_more_tokens_than_it_is_told(tiny_model, tokens):
