@@ -44,7 +44,7 @@ def test_a_cell_name_is_readable():
         (["model=hub", "model.path=/no/such/model"], ["model.path=/no/such/model"]),
         (["model=mixtral_8x7b", "model.weights=random"], ["fused experts"]),
         (["model.dtype=float16"], ["model.dtype=float16"]),
-        (["model=hub", "model.weights=random", "model.path=null", "+model.architecture={model_type:t5}"], ["causal"]),
+        (["model=hub", "model.weights=random", "model.path=x", "+model.architecture={model_type:t5}"], ["causal"]),
         (["model.architecture.hidden_size=50"], ["model.architecture", "hidden size (50)"]),
         (["stages=[nonsense]"], ["plan", "init", "distill", "perplexity"]),
     ],
