@@ -220,13 +220,15 @@ class TopConfig(BottomConfig):
 
 @dataclass(kw_only=True, slots=True)
 class UniformConfig(StrategyConfig):
-    """The same fraction of every matrix; ranks are multiples of ``round_to``."""
+    """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
 
+    k: int = 1
     round_to: int = 1
     fraction_of: Rounding = Rounding.parameters
 
     def __post_init__(self) -> None:
         StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
         require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
 
 
