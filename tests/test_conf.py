@@ -69,6 +69,12 @@ def test_the_default_is_the_recommended_recipe_offline():
     assert {config.data.split, config.evaluate.perplexity.split} == {"train", "heldout"}
 
 
+@pytest.mark.parametrize("strategy", ["uniform", "bottom", "top"])
+def test_the_smallest_rank_is_a_key_of_every_strategy(strategy):
+    """So that one sweep over k fits all of them."""
+    assert composed(f"strategy={strategy}", "strategy.k=96").strategy.k == 96
+
+
 def test_one_seed_is_enough():
     config = composed("seed=7", "init=random")
     assert (config.seed, config.data.seed, config.init.seed) == (7, 7, 7)
