@@ -18,6 +18,7 @@ from lillama.provenance import digest, path_digest, readable_digest
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
+GGUF_READERS = ("gguf", "accelerate")
 BYTE_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
@@ -186,12 +187,13 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def _import_gguf(file: Path, folder: Path) -> None:
+    missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"model.path={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
     try:
         where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
         loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    except ImportError as error:
-        raise ConfigError(f"model.path={file}: reading GGUF needs the package gguf ({_one_line(error)})") from None
     except Exception as error:  # noqa: BLE001 - the reader raises whatever a broken file leads it to
         raise ConfigError(f"model.path={file}: not a readable GGUF model ({_one_line(error)})") from None
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
