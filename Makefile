@@ -16,7 +16,7 @@ help:
 	@echo "make clean  remove the environment and all outputs"
 
 run: $(RUN_READY)
-	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=12288 data.seq_len=256
+	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256
 
 test: $(TEST_READY)
 	$(BIN)/python -m pytest
