@@ -66,11 +66,12 @@ def input_moments(
     collector = _Collector(names)
     hooks = [linear(model, name).register_forward_pre_hook(collector.hook(name)) for name in names]
     device = next(model.parameters()).device
+    wanted = _span(model, names)
     try:
         with tqdm(total=data.tokens, desc="moments", unit="tok", disable=not progress) as bar:
             for ids, mask in data.batches(batch_size, device):
                 collector.begin(mask)
-                run_blocks(model, ids, mask=mask, wanted=_span(model, names), on_block=lambda call: None)
+                run_blocks(model, ids, mask=mask, wanted=wanted, on_block=lambda call: None)
                 bar.update(ids.numel() if mask is None else int(mask.sum()))
     finally:
         for hook in hooks:
