@@ -4,9 +4,10 @@ Importing this package makes transformers load the compressed checkpoints that i
 """
 
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
-from lillama.model.plugin import register
+from lillama.oneshot import compress
+from lillama.runtime import register
 from lillama.version import __version__
 
-__all__ = ["__version__", "load_checkpoint", "save_checkpoint"]
+__all__ = ["__version__", "compress", "load_checkpoint", "save_checkpoint"]
 
 register()

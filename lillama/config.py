@@ -36,6 +36,24 @@ class Weights(Enum):
     random = "random"
 
 
+class Task(Enum):
+    """What a model does, and so which of transformers' classes it is; ``auto`` reads it from the configuration."""
+
+    auto = "auto"
+    causal_lm = "causal_lm"
+    seq2seq_lm = "seq2seq_lm"  # encoder-decoders for text
+    speech_seq2seq = "speech_seq2seq"
+    masked_lm = "masked_lm"  # BERT-like encoders
+
+
+class Scope(Enum):
+    """Which side of an encoder-decoder is compressed."""
+
+    all = "all"
+    encoder = "encoder"
+    decoder = "decoder"
+
+
 class Dtype(Enum):
     """The numbers that the model computes in; ``auto`` is bfloat16 on a GPU and float32 on a CPU."""
 
@@ -88,6 +106,7 @@ class Source(Enum):
     hub = "hub"
     local = "local"
     stdlib_docs = "stdlib_docs"
+    speech = "speech"  # a folder of sound files with their transcripts
 
 
 class Packing(Enum):
@@ -158,6 +177,18 @@ class LoggerKind(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
+class TargetsConfig:
+    """Which matrices may be replaced, by shell patterns: a module's name, or what comes after one of its dots.
+
+    ``include`` null is every linear and fused expert of the blocks but routers; the input embedding and the prediction
+    head, or a router, are replaced where a pattern names them. What ``exclude`` matches stays dense.
+    """
+
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package."""
 
@@ -165,8 +196,10 @@ class ModelConfig:
     path: str | None = None
     revision: str | None = None
     tokenizer: str | None = None
+    task: Task = Task.auto
     weights: Weights = Weights.pretrained
     architecture: dict[str, Any] = field(default_factory=dict)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
     dtype: Dtype = Dtype.auto
     device: str = "auto"
     trust_remote_code: bool = False
@@ -194,6 +227,7 @@ class StrategyConfig:
 
     reduction: float = 0.2
     parameters: str | None = None
+    scope: Scope = Scope.all
 
     def __post_init__(self) -> None:
         require(0 < self.reduction < 1, "strategy.reduction", self.reduction, "must lie between 0 and 1, exclusive")
@@ -230,6 +264,17 @@ class UniformConfig(StrategyConfig):
         StrategyConfig.__post_init__(self)
         require(self.k > 0, "strategy.k", self.k, POSITIVE)
         require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class RankConfig(StrategyConfig):
+    """The same rank for every matrix that it makes smaller; the reduction is what that comes to."""
+
+    rank: int = 1024
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.rank > 0, "strategy.rank", self.rank, POSITIVE)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -424,6 +469,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
         "bottom_schema": BottomConfig,
         "top_schema": TopConfig,
         "uniform_schema": UniformConfig,
+        "rank_schema": RankConfig,
         "plan_schema": PlanFileConfig,
     },
     "loss": {"loss_schema": LossConfig},

@@ -6,13 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from lillama.config import Dtype, FeatureConfig, RunConfig, Stage
-from lillama.data.tokens import TokenBlocks, token_blocks
+from lillama.config import Dtype, FeatureConfig, RunConfig, Source, Stage, Task
+from lillama.data.calibration import Calibration
+from lillama.data.speech import speech_clips
+from lillama.data.tokens import token_blocks
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import perplexity_ids
 from lillama.model.checkpoint import check_space
-from lillama.model.load import load_tokenizer, meta_model, resolve_device, resolve_dtype
-from lillama.model.targets import ModelShape, model_shape
+from lillama.model.load import load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
+from lillama.model.targets import model_shape
 from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
 
@@ -22,22 +24,21 @@ class Inputs:
     """The tokenizer, the calibration tokens and the text of the curve; None where no stage needs them."""
 
     tokenizer: Any
-    data: TokenBlocks | None
+    data: Calibration | None
     text: Tensor | None
 
 
 def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
     """The plan, from shapes alone; with the checks of whether it can be carried out.
 
-    :raises ConfigError: for a request out of reach, a model that can only be planned, or a full disk.
+    :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
-    shape = model_shape(meta_model(config.model, cache_of(config)))
-    plan = make_plan(shape, config.strategy)
-    if Stage.init in config.stages:
-        _check_runnable(config, shape, plan)
-        if config.save_checkpoint:
-            check_space(folder, plan.parameters, resolve_dtype(config.model))
+    plan = make_plan(model_shape(meta_model(config.model, cache_of(config)), config.model.targets), config.strategy)
+    if set(config.stages) != {Stage.plan}:
+        _check_runnable(config, model_task(config.model, cache_of(config)))
+    if Stage.init in config.stages and config.save_checkpoint:
+        check_space(folder, plan.parameters, resolve_dtype(config.model))
     return plan
 
 
@@ -51,7 +52,7 @@ def prepare_inputs(config: RunConfig) -> Inputs:
     needs_data = feature or Stage.distill in config.stages
     return Inputs(
         tokenizer=tokenizer,
-        data=token_blocks(config.data, tokenizer, cache_of(config)) if needs_data else None,
+        data=_calibration(config, tokenizer) if needs_data else None,
         text=perplexity_ids(config.evaluate.perplexity, tokenizer) if Stage.perplexity in config.stages else None,
     )
 
@@ -61,9 +62,21 @@ def cache_of(config: RunConfig) -> Path:
     return Path(config.cache_dir).expanduser()
 
 
-def _check_runnable(config: RunConfig, shape: ModelShape, plan: RankPlan) -> None:
-    fused = [target.name for target in shape.targets if target.copies > 1 and target.name in plan.ranks]
-    if fused:
-        raise ConfigError(f"model={config.model.name}: fused experts ({fused[0]}) can be planned, not yet compressed")
+def _calibration(config: RunConfig, tokenizer: Any) -> Calibration:
+    if config.data.source is Source.speech:
+        return speech_clips(config.data, tokenizer)
+    return token_blocks(config.data, tokenizer, cache_of(config))
+
+
+def _check_runnable(config: RunConfig, task: Task) -> None:
+    name, stages = config.model.name, [stage.name for stage in config.stages if stage is not Stage.perplexity]
+    if Stage.perplexity in config.stages and task in (Task.masked_lm, Task.speech_seq2seq):
+        raise ConfigError(
+            f"model={name}: a {task.name} model has no perplexity of text; give stages=[{', '.join(stages)}]"
+        )
+    needs_data = Stage.distill in config.stages or isinstance(config.init, FeatureConfig)
+    if needs_data and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
+        wanted = "speech" if task is Task.speech_seq2seq else "a text"
+        raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
     if config.model.dtype is Dtype.float16 and Stage.distill in config.stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lillama.config import RunConfig, Stage, plain
-from lillama.data.tokens import TokenBlocks
+from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError
 from lillama.logger import Logger, make_logger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
@@ -54,7 +54,7 @@ class Record:
         result.blocks, result.matrices = len(plan.blocks), len(plan.ranks)
         write_json(self.folder / "plan.json", plan.as_dict())
 
-    def note_data(self, data: TokenBlocks | None, text: Tensor | None) -> None:
+    def note_data(self, data: Calibration | None, text: Tensor | None) -> None:
         """Keep what the tokens were."""
         if data is not None:
             self.result.data |= {"hash": data.hash, "tokens": data.tokens}

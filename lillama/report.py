@@ -70,21 +70,30 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def plan_table(plan: dict[str, Any]) -> str:
-    """The ranks of a ``plan.json``: a row a block, a column a matrix; blocks that are not listed stay dense."""
-    blocks: dict[str, dict[str, int]] = {}
+    """The ranks of a ``plan.json``: a table a stack, a row a block, a column a matrix; what is missing stays dense."""
+    stacks: dict[str, dict[str, dict[str, int]]] = {}
     for name, rank in plan["ranks"].items():
-        index, inner = block_and_matrix(name)
-        blocks.setdefault(index, {})[inner] = rank
+        stack, block, inner = place_of(name)
+        stacks.setdefault(stack, {}).setdefault(block, {})[inner] = rank
+    return "\n\n".join(_stack_table(stack, blocks) for stack, blocks in stacks.items())
+
+
+def _stack_table(stack: str, blocks: dict[str, dict[str, int]]) -> str:
     matrices = list(dict.fromkeys(inner for ranks in blocks.values() for inner in ranks))
     rows = [[index, *(str(ranks.get(inner, "dense")) for inner in matrices)] for index, ranks in blocks.items()]
-    return table(["block", *matrices], rows)
+    return table([stack or "matrix", *matrices], rows)
 
 
-def block_and_matrix(name: str) -> tuple[str, str]:
-    """A module's name as its block's index and what follows it: ``model.layers.3.mlp.fc1`` is ``3``, ``mlp.fc1``."""
+def place_of(name: str) -> tuple[str, str, str]:
+    """A matrix's stack, block and name: ``model.layers.3.mlp.fc1`` is ``model.layers``, ``3``, ``mlp.fc1``.
+
+    One outside of every stack (the embedding, the head) is ``""``, its name, ``rank``.
+    """
     parts = name.split(".")
-    place = next(position for position, part in enumerate(parts) if part.isdigit())
-    return parts[place], ".".join(parts[place + 1 :])
+    place = next((position for position, part in enumerate(parts) if part.isdigit()), None)
+    if place is None:
+        return "", name, "rank"
+    return ".".join(parts[:place]), parts[place], ".".join(parts[place + 1 :])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

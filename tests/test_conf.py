@@ -31,6 +31,7 @@ NEEDS = {
     ("model", "hub"): ["model.path=org/name"],
     ("strategy", "plan"): ["strategy.file=plan.json"],
     ("data", "local"): ["data.path=file.jsonl"],
+    ("data", "speech"): ["data.path=folder"],
     ("evaluate/perplexity", "local"): ["evaluate.perplexity.path=file.jsonl"],
 }
 

@@ -11,12 +11,12 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "version"},
     {"config", "provenance", "results", "cells"},
-    {"algebra"},
+    {"algebra", "runtime"},
     {"model", "machine", "data.rows"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"record", "report", "prepare", "fingerprint"},
-    {"pipeline"},
+    {"pipeline", "oneshot"},
     {"launch"},
 ]
 WITHOUT_TORCH = ["config.py", "errors.py", "provenance.py", "results.py", "report.py", "cells.py"]

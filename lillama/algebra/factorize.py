@@ -1,5 +1,6 @@
 """A matrix W [out, in] and a rank r become factors A [out, r] and B [r, in] with W ~ A B."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]."""
+    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before."""
 
     a: Tensor
     b: Tensor
@@ -16,24 +17,27 @@ class Factors(NamedTuple):
 def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factors:
     """The best rank-r matrix in the Frobenius norm.
 
-    :param weight: W [out, in].
+    :param weight: W [out, in], or [experts, out, in].
     :param symmetric: give each factor the square roots of the singular values instead of all to A (Eq. 2).
     Source: Eq. 2 of the paper; ``symmetric`` is what the authors' code does.
     """
     u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
-    u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    u, s, vh = u[..., :rank], s[..., None, :rank], vh[..., :rank, :]
     if symmetric:
         root = s.sqrt()
-        return Factors(u * root, root[:, None] * vh)
+        return Factors(u * root, root.mT * vh)
     return Factors(u * s, vh.contiguous())
 
 
-def random_factors(*, shape: tuple[int, int], rank: int, generator: torch.Generator) -> Factors:
-    """Normal factors with standard deviation sqrt(1 / in_features), drawn on the generator's device (Figure 5)."""
-    out_features, in_features = shape
+def random_factors(*, shape: Sequence[int], rank: int, generator: torch.Generator) -> Factors:
+    """Normal factors with standard deviation sqrt(1 / in_features), drawn on the generator's device (Figure 5).
+
+    :param shape: [out, in], or [experts, out, in].
+    """
+    *experts, out_features, in_features = shape
     scale = in_features**-0.5
-    a = torch.randn(out_features, rank, generator=generator, device=generator.device) * scale
-    b = torch.randn(rank, in_features, generator=generator, device=generator.device) * scale
+    a = torch.randn(*experts, out_features, rank, generator=generator, device=generator.device) * scale
+    b = torch.randn(*experts, rank, in_features, generator=generator, device=generator.device) * scale
     return Factors(a, b)
 
 
@@ -60,6 +64,21 @@ def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, 
         scaled = w @ (moment_root(moment, floor) if root is None else root)
         a = torch.linalg.qr(scaled @ _leading(scaled.T @ scaled, rank)).Q
     return Factors(a.float(), (a.T @ w).float())
+
+
+def embedding_factors(*, weight: Tensor, counts: Tensor, rank: int, floor: float) -> Factors:
+    """The best rank-r embedding for the tokens as they occur: the minimiser of sum_v p_v ||e_v - a_v B||^2.
+
+    An embedding is a linear map of one-hot vectors, whose second moment is the diagonal of the token frequencies p; to
+    these a small share of an even distribution is added, so that tokens that never occur follow the table itself.
+
+    :param weight: the table [V, d]. :param counts: how often each token occurs [V], any positive scale.
+    Source: Eq. 3 of the paper for the embedding of Appendix A.12.
+    """
+    table = weight.double()
+    share = counts.double() / counts.sum().clamp_min(1) + floor
+    b = _leading(table.T @ (share[:, None] * table), rank).T
+    return Factors((table @ b.T).float(), b.float().contiguous())
 
 
 def _leading(symmetric: Tensor, rank: int) -> Tensor:

@@ -38,6 +38,8 @@ def source_identity(config: TextConfig, key: str) -> str:
         path = Path(str(config.path))
         place = readable_digest(path, f"{key}.path") if path.is_dir() else str(path)
         return digest([place, config.revision, config.subset, config.split])
+    if config.source is Source.speech:
+        return readable_digest(Path(str(config.path)).expanduser(), f"{key}.path")
     return digest([readable_digest(file, f"{key}.path") for file in _files(config, key)])
 
 

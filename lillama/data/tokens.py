@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from lillama.config import DataConfig, Join, Order, Packing
 from lillama.data.rows import is_plain, row_text, uses_template
 from lillama.data.sources import Row, read_rows, source_identity
 from lillama.errors import ConfigError
+from lillama.model.inputs import Batch
 from lillama.provenance import digest
 
 CACHE_FORMAT = 1
@@ -47,13 +47,16 @@ class TokenBlocks:
         enough = int(np.searchsorted(self.lengths.cumsum(), tokens)) + 1
         return TokenBlocks(self.ids[:enough], self.lengths[:enough])
 
-    def batches(self, size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches of ids [b, t] and their mask [b, t], true at real tokens (None where all are real)."""
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batches(self, size: int, device: torch.device | str) -> Iterator[Batch]:
+        """Batches of at most ``size`` blocks."""
         for start in range(0, len(self.ids), size):
             ids = torch.from_numpy(self.ids[start : start + size].astype(np.int64)).to(device)
             lengths = torch.from_numpy(self.lengths[start : start + size].astype(np.int64)).to(device)
             full = bool((lengths == ids.shape[1]).all())
-            yield ids, None if full else torch.arange(ids.shape[1], device=device) < lengths[:, None]
+            yield Batch(ids, None if full else torch.arange(ids.shape[1], device=device) < lengths[:, None])
 
 
 def token_blocks(config: DataConfig, tokenizer: Any, cache_dir: Path) -> TokenBlocks:
@@ -71,16 +74,29 @@ def token_blocks(config: DataConfig, tokenizer: Any, cache_dir: Path) -> TokenBl
 
 
 def build_blocks(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
-    """Rows into blocks, with exactly ``data.tokens`` real tokens."""
+    """Rows into blocks, with exactly ``data.tokens`` real tokens.
+
+    :raises ConfigError: for rows that hold fewer.
+    """
+    blocks = blocks_up_to(config, rows, tokenizer)
+    if blocks.tokens < config.tokens:
+        raise ConfigError(f"data.tokens={config.tokens}: the data holds only {blocks.tokens} tokens")
+    return blocks
+
+
+def blocks_up_to(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
+    """Rows into blocks, with ``data.tokens`` real tokens or as many as there are.
+
+    :raises ConfigError: for rows without a token.
+    """
     if config.packing is Packing.padded:
         pieces = _take(_rows_cut(config, rows, tokenizer), config.tokens)
-    elif _join(config, rows[0], tokenizer) is Join.blank_line:
+    elif rows and _join(config, rows[0], tokenizer) is Join.blank_line:
         pieces = _take(_shuffled_windows(config, rows, tokenizer), config.tokens)
     else:
-        pieces = _windows(_stream(config, rows, tokenizer), config.seq_len)
-    held = sum(map(len, pieces))
-    if held < config.tokens:
-        raise ConfigError(f"data.tokens={config.tokens}: the data holds only {held} tokens")
+        pieces = _windows(_stream(config, rows, tokenizer), config.seq_len) if rows else []
+    if not pieces:
+        raise ConfigError("data: the texts hold no token")
     return _padded(pieces, config.seq_len, pad=_pad_id(tokenizer))
 
 

@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from lillama.algebra.losses import feature_loss
 from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
-from lillama.data.tokens import TokenBlocks
-from lillama.distill.learner import BlockLearner
+from lillama.data.calibration import Calibration
+from lillama.distill.learner import BlockLearner, Feed
 from lillama.distill.schedule import learning_rate
+from lillama.distill.stream import StudentStream
 from lillama.errors import DivergedError
-from lillama.model.blocks import BlockCall, find_blocks, run_blocks
+from lillama.model.blocks import BlockCall, run_blocks
+from lillama.model.inputs import ModelInputs, model_inputs
 from lillama.model.student import Student
 
 
@@ -42,7 +44,7 @@ class Progress:
 
 def distill(
     student: Student,
-    data: TokenBlocks,
+    data: Calibration,
     config: DistillConfig,
     loss: LossConfig,
     *,
@@ -57,26 +59,27 @@ def distill(
     learners = make_learners(student, config, loss)
     device = next(student.teacher.parameters()).device
     batches = (batch for _ in range(config.epochs) for batch in data.batches(config.batch_size, device))
-    steps = config.epochs * math.ceil(len(data.ids) / config.batch_size)
+    steps = config.epochs * math.ceil(len(data) / config.batch_size)
     seen = 0
     student.teacher.train(config.dropout)
     with tqdm(total=data.tokens * config.epochs, desc="distil", unit="tok", disable=not progress) as bar:
-        for step, (ids, mask) in enumerate(batches):
+        for step, batch in enumerate(batches):
             began = time.perf_counter()
             lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.schedule)
-            counted = mask if config.mask_padding else None
+            inputs = model_inputs(student.teacher, batch)
             update = partial(_update, lr)
             try:
-                losses = learn_batch(student, learners, ids=ids, mask=counted, inputs=loss.inputs, update=update)
+                losses = learn_batch(
+                    student, learners, inputs, feeds=loss.inputs, update=update, masked=config.mask_padding
+                )
             except DivergedError as error:
                 raise DivergedError(f"{error} at step {step} ({seen} tokens seen)") from None
-            tokens = ids.numel() if mask is None else int(mask.sum())
-            seen += tokens
+            seen += batch.tokens
             if step + 1 == steps:  # before the last step is told: what is measured then is what is kept
                 for learner in learners.values():
                     learner.finish()
-            state = Progress(step, seen, losses, lr, tokens / (time.perf_counter() - began))
-            bar.update(tokens)
+            state = Progress(step, seen, losses, lr, batch.tokens / (time.perf_counter() - began))
+            bar.update(batch.tokens)
             bar.set_postfix(loss=f"{state.loss:.4f}")
             on_step(state)
     student.teacher.eval()
@@ -95,48 +98,53 @@ def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> 
 def learn_batch(
     student: Student,
     learners: dict[int, BlockLearner],
+    inputs: ModelInputs,
     *,
-    ids: Tensor,
-    mask: Tensor | None,
-    inputs: Inputs,
+    feeds: Inputs,
     update: Callable[[BlockLearner, float], None],
+    masked: bool = True,
 ) -> dict[int, float]:
     """One batch: every learner's gradients, each handed to ``update`` with its loss at once; returns the losses.
 
-    :param ids: token ids [b, t]. :param mask: true at real tokens [b, t], or None.
+    :param masked: whether padding stays out of the losses.
     """
-    _, dense = find_blocks(student.teacher)
-    stream: Tensor | None = None
+    stream = StudentStream(student.teacher, inputs.arguments)
+    blocks = stream.blocks
+    own = feeds is not Inputs.teacher
     losses: dict[int, float] = {}
 
     def learn(call: BlockCall) -> None:
-        nonlocal stream
+        if own:
+            stream.enter(call)
         learner = learners.get(call.index)
         if learner is None:
-            if inputs is not Inputs.teacher and stream is not None:
-                stream = call.replay(dense[call.index], stream)
+            changed = own and not stream.is_teachers
+            stream.leave(call, stream.replay(call, blocks[call.index]) if changed else None)
             return
-        feeds = block_feeds(call.hidden, stream, inputs)
-        value, stream = learner.backward(call, feeds, mask)
+        place = blocks.stack(call.index)
+        mask = inputs.masks[place if place is not None else 0] if masked else None
+        value, output = learner.backward(call, block_feeds(call, stream, feeds), mask)
+        stream.leave(call, output)
         losses[call.index] = value
         update(learner, value)
 
-    run_blocks(student.teacher, ids, mask=mask, wanted=range(min(learners), max(learners) + 1), on_block=learn)
+    run_blocks(student.teacher, inputs.arguments, wanted=_wanted(learners), on_block=learn)
     return losses
 
 
-def block_feeds(teacher: Tensor, student: Tensor | None, inputs: Inputs) -> list[tuple[Tensor, float]]:
-    """What a block is fed with, and the weight of each loss (Eqs. 8 to 10); the student's own stream comes last.
+def _wanted(learners: dict[int, BlockLearner]) -> range:
+    return range(min(learners), max(learners) + 1)
 
-    :param student: the student's stream, or None for the first compressed block, where it is the teacher's.
-    """
+
+def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[Feed]:
+    """What a block is fed with, and the weight of each loss (Eqs. 8 to 10); the student's own stream comes last."""
+    teacher = Feed(call.hidden, 1.0)
     if inputs is Inputs.teacher:
-        return [(teacher, 1.0)]
-    if student is None:
-        return [(teacher, 2.0 if inputs is Inputs.teacher_student else 1.0)]
-    if inputs is Inputs.student:
-        return [(student, 1.0)]
-    return [(teacher, 1.0), (student, 1.0)]
+        return [teacher]
+    if stream.is_teachers:
+        return [Feed(call.hidden, 2.0 if inputs is Inputs.teacher_student else 1.0)]
+    student = Feed(stream.at(call), 1.0, stream.context)
+    return [student] if inputs is Inputs.student else [teacher, student]
 
 
 def _loss(student: Tensor, teacher: Tensor, mask: Tensor | None, *, config: LossConfig) -> Tensor:

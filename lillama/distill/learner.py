@@ -2,16 +2,25 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lillama.config import DistillConfig, Keep, Train
 from lillama.errors import DivergedError
-from lillama.model.blocks import BlockCall
-from lillama.model.linear import LowRankLinear
+from lillama.model.blocks import BlockCall, Swap
+from lillama.runtime import LowRank
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Feed(NamedTuple):
+    """What a block is fed with: hidden states [b, t, d], its loss's weight, arguments that are not the teacher's."""
+
+    hidden: Tensor
+    weight: float
+    context: Swap | None = None
 
 
 class BlockLearner:
@@ -31,22 +40,20 @@ class BlockLearner:
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
 
-    def backward(
-        self, call: BlockCall, feeds: Iterable[tuple[Tensor, float]], mask: Tensor | None
-    ) -> tuple[float, Tensor]:
+    def backward(self, call: BlockCall, feeds: Iterable[Feed], mask: Tensor | None) -> tuple[float, Tensor]:
         """Leave the gradients of one batch in the parameters.
 
         :param call: the teacher's call; its output [b, t, d] is what the block learns.
-        :param feeds: hidden states [b, t, d] to feed the block with, each with the weight of its loss.
+        :param feeds: what to feed the block with. :param mask: true where a token counts [b, t], or None for all.
         :return: the loss, all feeds together, and the block's output for the last feed, before any update.
         :raises DivergedError: for a loss that is not finite.
         """
         total = 0.0
         output = call.output
-        for hidden, weight in feeds:
-            with torch.enable_grad(), self._precision(hidden):
-                output = call.replay(self.block, hidden)
-                loss = weight * self.loss(output, call.output, mask)
+        for feed in feeds:
+            with torch.enable_grad(), self._precision(call.output):
+                output = call.replay(self.block, feed.hidden, feed.context)
+                loss = feed.weight * self.loss(output, call.output, mask)
             loss.backward()
             total += loss.item()
         if not torch.isfinite(torch.tensor(total)):
@@ -73,16 +80,16 @@ class BlockLearner:
         if self._keep is Keep.lowest_batch and (self._best is None or loss < self._best[0]):
             self._best = (loss, [parameter.detach().clone() for parameter in self.parameters])
 
-    def _precision(self, hidden: Tensor) -> AbstractContextManager[object]:
+    def _precision(self, output: Tensor) -> AbstractContextManager[object]:
         """Master weights are float32: their products are computed in the model's narrower dtype all the same."""
-        if hidden.dtype == torch.float32 or all(p.dtype == hidden.dtype for p in self.parameters):
+        if output.dtype == torch.float32 or all(p.dtype == output.dtype for p in self.parameters):
             return nullcontext()
-        return torch.autocast(hidden.device.type, dtype=hidden.dtype)
+        return torch.autocast(output.device.type, dtype=output.dtype)
 
 
 def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:
     """The parameters that learn: every one of the block's, or the factors (and the biases they carry) only."""
     if train is Train.block:
         return list(block.parameters())
-    pairs = [module for module in block.modules() if isinstance(module, LowRankLinear)]
-    return [factor for pair in pairs for factor in (*pair.A.parameters(), *pair.B.parameters())]
+    pairs = [module for module in block.modules() if isinstance(module, LowRank)]
+    return [factor for pair in pairs for factor in pair.factor_parameters()]

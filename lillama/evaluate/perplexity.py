@@ -12,6 +12,7 @@ from lillama.config import PerplexityConfig, SystemTurns, Template
 from lillama.data.rows import row_text
 from lillama.data.sources import read_rows
 from lillama.errors import ConfigError, DivergedError
+from lillama.model.inputs import Batch, model_inputs
 
 
 def perplexity_ids(config: PerplexityConfig, tokenizer: Any) -> Tensor:
@@ -39,9 +40,10 @@ def perplexity(
     """exp of the mean negative log-likelihood over every predicted token, in float32 logits.
 
     The text is cut into windows of ``seq_len`` (the last may be shorter); in each, every token but the first is
-    predicted from those before it, so a window of n tokens counts n - 1 times.
+    predicted from those before it, so a window of n tokens counts n - 1 times. An encoder-decoder reads the first half
+    of a window and predicts the second.
 
-    :param model: a causal language model in evaluation mode. :param ids: token ids [n].
+    :param model: a model that predicts the next token, in evaluation mode. :param ids: token ids [n].
     :raises DivergedError: where a window's likelihood is not finite.
     """
     device = next(model.parameters()).device
@@ -52,10 +54,10 @@ def perplexity(
     total, count = 0.0, 0
     with torch.inference_mode(), tqdm(total=len(ids), desc=desc, unit="tok", leave=False, disable=not progress) as bar:
         for batch in batches:
-            loss = window_loss(model, batch.to(device))
+            loss, predicted = window_loss(model, batch.to(device))
             if not math.isfinite(loss):
                 raise DivergedError(f"perplexity: the likelihood of the tokens from {bar.n} on is {loss}")
-            total, count = total + loss, count + batch.numel() - len(batch)
+            total, count = total + loss, count + predicted
             bar.update(batch.numel())
     try:
         return math.exp(total / count)
@@ -63,7 +65,11 @@ def perplexity(
         raise DivergedError(f"perplexity: exp of a mean loss of {total / count:.1f} is not finite") from None
 
 
-def window_loss(model: nn.Module, ids: Tensor) -> float:
-    """The summed negative log-likelihood of the windows ids [b, t]."""
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum").item()
+def window_loss(model: nn.Module, ids: Tensor) -> tuple[float, int]:
+    """The summed negative log-likelihood of the windows ids [b, t], and over how many tokens."""
+    inputs = model_inputs(model, Batch(ids))
+    logits, targets = model(**inputs.arguments).logits, inputs.targets
+    if targets is None:
+        logits, targets = logits[:, :-1], ids[:, 1:]
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+    return loss.item(), int((targets != -100).sum())

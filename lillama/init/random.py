@@ -8,16 +8,15 @@ from torch import nn
 
 from lillama.algebra.factorize import Factors, random_factors
 from lillama.config import InitConfig, RandomConfig
-from lillama.data.tokens import TokenBlocks
-from lillama.model.surgery import linear
+from lillama.data.calibration import Calibration
+from lillama.model.surgery import matrix
 
 
 def random_start(
-    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks | None, config: InitConfig, progress: bool
+    teacher: nn.Module, ranks: Mapping[str, int], data: Calibration | None, config: InitConfig, progress: bool
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix by seeded normal numbers, drawn on the CPU: the same on every device."""
     assert isinstance(config, RandomConfig)
     for name, rank in ranks.items():
-        dense = linear(teacher, name)
         generator = torch.Generator().manual_seed(config.seed + zlib.crc32(name.encode()))
-        yield name, random_factors(shape=(dense.out_features, dense.in_features), rank=rank, generator=generator)
+        yield name, random_factors(shape=matrix(teacher, name).shape, rank=rank, generator=generator)

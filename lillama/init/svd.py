@@ -6,15 +6,14 @@ from torch import nn
 
 from lillama.algebra.factorize import Factors, svd_factors
 from lillama.config import InitConfig, Split, SvdConfig
-from lillama.data.tokens import TokenBlocks
-from lillama.model.surgery import linear
+from lillama.data.calibration import Calibration
+from lillama.model.surgery import matrix
 
 
 def svd_start(
-    teacher: nn.Module, ranks: Mapping[str, int], data: TokenBlocks | None, config: InitConfig, progress: bool
+    teacher: nn.Module, ranks: Mapping[str, int], data: Calibration | None, config: InitConfig, progress: bool
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix by its truncated SVD."""
     assert isinstance(config, SvdConfig)
     for name, rank in ranks.items():
-        weight = linear(teacher, name).weight.detach()
-        yield name, svd_factors(weight=weight, rank=rank, symmetric=config.split is Split.symmetric)
+        yield name, svd_factors(weight=matrix(teacher, name), rank=rank, symmetric=config.split is Split.symmetric)

@@ -1,12 +1,14 @@
 """What a model's blocks are, and how a run over them is observed.
 
-A block is found by class, not by name: the outermost ``nn.ModuleList`` whose children are all
-``GradientCheckpointingLayer`` (true of every decoder family in transformers 5). The arguments of a block (masks,
-rotary tables) are captured for each block, because some families give each layer its own.
+A block is found by class, not by name: a stack is an outermost ``nn.ModuleList`` whose children are all
+``GradientCheckpointingLayer`` (true of every family in transformers 5); an encoder-decoder has two. Blocks are numbered
+through all stacks in the order in which they run. The arguments of a block (masks, rotary tables, an encoder's output)
+are captured for each block, because some families give each layer its own.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,22 +17,96 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lillama.errors import ConfigError
 
+EMBEDDING = -1  # the index of the input embedding; the prediction head comes after the last block
 
-def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The name and the list of a model's blocks.
 
-    :raises ConfigError: where the model has none, or more than one list (an encoder and a decoder).
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One list of blocks: its name, its modules and the numbers of its blocks."""
+
+    name: str
+    modules: nn.ModuleList
+    indices: range
+
+
+class Blocks:
+    """A model's blocks by number: ``EMBEDDING``, 0 to n - 1 through all stacks, and n, the prediction head.
+
+    :raises ConfigError: where the model has no stack of blocks.
     """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.stacks: list[Stack] = []
+        for name, modules in _outermost_stacks(model):
+            self.stacks.append(Stack(name, modules, range(len(self), len(self) + len(modules))))
+        if not self.stacks:
+            raise ConfigError(f"model={type(model).__name__}: has no list of blocks")
+
+    def __len__(self) -> int:
+        return sum(len(stack.modules) for stack in self.stacks)
+
+    @property
+    def head(self) -> int:
+        """The number of the prediction head."""
+        return len(self)
+
+    def stack(self, index: int) -> int | None:
+        """The position of the stack that holds a block; None for the embedding and the head."""
+        return next((place for place, stack in enumerate(self.stacks) if index in stack.indices), None)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        if index == EMBEDDING:
+            return self.model.get_input_embeddings()
+        if index == self.head:
+            return self.model.get_output_embeddings()
+        stack = self.stacks[self._stack(index)]
+        return stack.modules[index - stack.indices[0]]
+
+    def __setitem__(self, index: int, module: nn.Module) -> None:
+        if index == EMBEDDING:
+            self.model.set_input_embeddings(module)
+        elif index == self.head:
+            self.model.set_output_embeddings(module)
+        else:
+            stack = self.stacks[self._stack(index)]
+            stack.modules[index - stack.indices[0]] = module
+
+    def name(self, index: int) -> str:
+        """The name of a block's module in the model."""
+        if self.stack(index) is None:
+            wanted = self[index]
+            return next((name for name, module in self.model.named_modules() if module is wanted), "")
+        stack = self.stacks[self._stack(index)]
+        return f"{stack.name}.{index - stack.indices[0]}"
+
+    def index_of(self, name: str) -> int:
+        """The number of the block that holds a module.
+
+        :raises LookupError: for a module outside of every block.
+        """
+        for stack in self.stacks:
+            if name.startswith(f"{stack.name}."):
+                return stack.indices[0] + int(name.removeprefix(f"{stack.name}.").partition(".")[0])
+        for index in (EMBEDDING, self.head):
+            if name and name == self.name(index):
+                return index
+        raise LookupError(f"{name} lies in no block")
+
+    def _stack(self, index: int) -> int:
+        place = self.stack(index)
+        if place is None:
+            raise LookupError(f"there is no block {index}")
+        return place
+
+
+def _outermost_stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     found = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) and all(_is_block(child) for child in module)
     ]
-    outermost = [(name, blocks) for name, blocks in found if not any(_inside(name, other) for other, _ in found)]
-    if len(outermost) != 1:
-        names = [name for name, _ in outermost]
-        raise ConfigError(f"model={type(model).__name__}: needs exactly one list of blocks, found {names}")
-    return outermost[0]
+    return [(name, stack) for name, stack in found if not any(_inside(name, other) for other, _ in found)]
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -43,17 +119,44 @@ def _inside(name: str, other: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BlockCall:
-    """One call of one block: its input and output hidden states [b, t, d] and its other arguments."""
+    """One call of one block: its input [b, t, d] (token ids for the embedding), its other arguments, its output.
+
+    ``result`` is what the block returned: hidden states [b, t, d], or a tuple that begins with them; None where the
+    block has not run.
+    """
 
     index: int
     hidden: Tensor
-    output: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
 
-    def replay(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The output of ``block`` for other hidden states and the same other arguments; no hook fires."""
-        return hidden_states(block.forward(hidden, *self.args, **self.kwargs))
+    @property
+    def output(self) -> Tensor:
+        """The block's output hidden states."""
+        return hidden_states(self.result)
+
+    def replay(self, block: nn.Module, hidden: Tensor, context: "Swap | None" = None) -> Tensor:
+        """The output of ``block`` for other hidden states and the same other arguments; no hook fires.
+
+        :param context: arguments to take instead of the captured ones.
+        """
+        args, kwargs = (self.args, self.kwargs) if context is None else context.applied(self.args, self.kwargs)
+        return hidden_states(block.forward(hidden, *args, **kwargs))
+
+
+class Swap:
+    """Arguments of one run in the place of those of another: the student's encoder output for the teacher's."""
+
+    def __init__(self, old: BlockCall, new: BlockCall) -> None:
+        pairs = [*zip(old.args, new.args, strict=True), *((old.kwargs[key], new.kwargs[key]) for key in old.kwargs)]
+        self._new = {id(before): after for before, after in pairs if isinstance(before, Tensor)}
+        self._held = pairs  # ids stay theirs as long as the objects live
+
+    def applied(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with every captured object that was swapped."""
+        swapped = tuple(self._new.get(id(value), value) for value in args)
+        return swapped, {key: self._new.get(id(value), value) for key, value in kwargs.items()}
 
 
 def hidden_states(output: Any) -> Tensor:
@@ -61,46 +164,85 @@ def hidden_states(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-class _LastBlockDone(Exception):  # noqa: N818 - control flow, not an error
+class _Done(Exception):  # noqa: N818 - control flow, not an error
     """Ends a forward pass early: nothing above the last block that matters is run."""
 
 
 def run_blocks(
-    model: nn.Module,
-    ids: Tensor,
-    *,
-    mask: Tensor | None,
-    wanted: range,
-    on_block: Callable[[BlockCall], None],
+    model: nn.Module, inputs: Mapping[str, Any], *, wanted: Sequence[int], on_block: Callable[[BlockCall], None]
 ) -> None:
-    """Run a model on token ids and hand every call of the ``wanted`` blocks to ``on_block``, lowest first.
+    """Run a model and hand every call of the ``wanted`` blocks to ``on_block``, lowest first.
 
     Each call is handed on as soon as its block returns, so one block's activations live at a time. Blocks above
     the last wanted one, and the head, are not run.
 
-    :param ids: token ids [b, t]. :param mask: true at real tokens [b, t], or None where every token is real.
+    :param inputs: the keyword arguments of the model. :param wanted: block numbers, ascending.
     """
-    _, blocks = find_blocks(model)
-    hooks = [
-        blocks[index].register_forward_hook(_observer(index, wanted, on_block), with_kwargs=True) for index in wanted
-    ]
+    blocks = Blocks(model)
+
+    def observe(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if not _substituting:
+                on_block(_call(index, args, kwargs, output))
+                if index == wanted[-1]:
+                    raise _Done
+
+        return hook
+
+    hooks = [blocks[index].register_forward_hook(observe(index), with_kwargs=True) for index in wanted]
     try:
         with torch.no_grad():
-            attention_mask = None if mask is None else mask.long()
-            model(input_ids=ids, attention_mask=attention_mask, use_cache=False)
-    except _LastBlockDone:
+            model(**inputs)
+    except _Done:
         pass
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _observer(index: int, wanted: range, on_block: Callable[[BlockCall], None]) -> Callable[..., None]:
-    def observe(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        rest = dict(kwargs)
-        hidden = args[0] if args else rest.pop("hidden_states")
-        on_block(BlockCall(index, hidden, hidden_states(output), tuple(args[1:]), rest))
-        if index == wanted[-1]:
-            raise _LastBlockDone
+_substituting: list[bool] = []  # not empty while `call_after` runs a model inside a hook of `run_blocks`
 
-    return observe
+
+def call_after(
+    model: nn.Module, inputs: Mapping[str, Any], *, blocks: Sequence[int], result: Any, until: int
+) -> BlockCall:
+    """How block ``until`` is called when the last of ``blocks`` gives ``result``; none of them is run.
+
+    What lies between two stacks, before the first block and after the last (scaling, positions, the final norm, the
+    way from encoder to decoder) is the model's own code, whatever the family.
+    """
+    found: list[BlockCall] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(_call(until, args, kwargs, None))
+        raise _Done
+
+    own = Blocks(model)
+    hook = own[until].register_forward_pre_hook(stop, with_kwargs=True)
+    _substituting.append(True)
+    try:
+        with torch.no_grad(), _returning([own[index] for index in blocks], result):
+            model(**inputs)
+    except _Done:
+        pass
+    finally:
+        _substituting.pop()
+        hook.remove()
+    return found[0]
+
+
+@contextmanager
+def _returning(modules: Sequence[nn.Module], result: Any) -> Iterator[None]:
+    for module in modules:
+        module.forward = lambda *args, **kwargs: result
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _call(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> BlockCall:
+    rest = dict(kwargs)
+    hidden = args[0] if args else rest.pop(next(iter(rest)) if "hidden_states" not in rest else "hidden_states")
+    return BlockCall(index, hidden, tuple(args[1:]), rest, output)

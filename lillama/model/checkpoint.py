@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from lillama.errors import ConfigError
-from lillama.model.plugin import mark, register
+from lillama.model.surgery import low_rank_config
+from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.results import write_json
+from lillama.runtime import mark, register
 
 
 def save_checkpoint(
@@ -22,16 +24,19 @@ def save_checkpoint(
     plan: Mapping[str, Any],
     card: str,
     without_bias: bool = False,
+    **options: Any,
 ) -> None:
     """Write a compressed model so that ``from_pretrained`` loads it; the folder is there whole or not at all.
 
-    :param model: a model whose linears named in ``plan["ranks"]`` are low-rank. :param card: the text of README.md.
+    :param model: a model whose matrices named in ``plan["ranks"]`` are low-rank. :param tokenizer: its tokenizer or
+        processor. :param card: the text of README.md. :param options: passed on to ``model.save_pretrained``, for
+        instance ``max_shard_size``.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    mark(model, plan["ranks"], without_bias=without_bias)
+    mark(model, low_rank_config(model, plan["ranks"], without_bias=without_bias))
     try:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, **options)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "plan.json", plan)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -41,21 +46,26 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_checkpoint(folder: str | Path, **options: Any) -> nn.Module:
-    """The compressed model of a folder; the same as ``AutoModelForCausalLM.from_pretrained`` after ``import lillama``.
+def load_checkpoint(
+    folder: str | Path, *, auto: Any = None, quantization_config: Any = None, **options: Any
+) -> nn.Module:
+    """The compressed model of a folder: what ``from_pretrained`` gives, with every weight accounted for.
 
+    :param auto: a transformers Auto class; the one of the saved model where nothing is said.
+    :param quantization_config: a stock quantizer for the factors (``TorchAoConfig``, ``BitsAndBytesConfig``);
+        transformers' own ``from_pretrained`` takes none beside the low-rank format.
+    :param options: passed on to ``from_pretrained``.
     :raises ValueError: where a weight is missing, unknown or of another shape: never a randomly filled one.
     """
     register()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
-    model, report = loaded
-    wrong = {
-        kind: sorted(map(str, report[kind]))
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if report[kind]
-    }
+    config = AutoConfig.from_pretrained(folder)
+    if quantization_config is not None:
+        config.quantization_config |= {"stock": quantization_config}
+    auto = auto or AUTO_CLASSES[task_of_architecture(config)]
+    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = auto.from_pretrained(folder, config=config, **strict, **options)
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = {kind: sorted(map(str, report[kind])) for kind in kinds if report[kind]}
     if wrong:
         raise ValueError(f"{folder}: the weights do not fit the model: {wrong}")
     return model.eval()

@@ -1,4 +1,4 @@
-"""The teacher and its tokenizer: from the Hub, a local folder, a GGUF file, or random weights of a given shape."""
+"""The teacher and its tokenizer or processor: from the Hub, a local folder, a GGUF file, or random of a given shape."""
 
 import importlib.util
 import logging
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from lillama.config import Dtype, ModelConfig, Weights
+from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
+from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.provenance import digest, path_digest, readable_digest
 
 log = logging.getLogger(__name__)
@@ -100,17 +101,24 @@ def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
 
 
 def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.Module:
+    task = task_of(config, architecture)
     try:
-        return AutoModelForCausalLM.from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
+        return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model={config.name}: no causal language model ({_one_line(error)})") from None
+        raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({_one_line(error)})") from None
+
+
+def model_task(config: ModelConfig, cache_dir: Path) -> Task:
+    """What the configured model does."""
+    return task_of(config, _architecture(config, cache_dir))
 
 
 def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
-    """The tokenizer of a model; random weights without a tokenizer get one token a byte."""
+    """The tokenizer of a model, the processor of a speech model; random weights without one get one token a byte."""
     if config.weights is Weights.random and config.tokenizer is None:
         return byte_tokenizer()
-    return _from_pretrained(AutoTokenizer, config, cache_dir, path=config.tokenizer)
+    speech = model_task(config, cache_dir) is Task.speech_seq2seq
+    return _from_pretrained(AutoProcessor if speech else AutoTokenizer, config, cache_dir, path=config.tokenizer)
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
@@ -122,7 +130,8 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
         with torch.device(device):
             model = _from_config(architecture, config, dtype=dtype)
     else:
-        model = _from_pretrained(AutoModelForCausalLM, config, cache_dir, dtype=dtype).to(device)
+        auto = AUTO_CLASSES[model_task(config, cache_dir)]
+        model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(device)
     return model.eval().requires_grad_(False)
 
 

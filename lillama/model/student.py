@@ -7,19 +7,19 @@ import torch
 from torch import nn
 
 from lillama.errors import DivergedError
-from lillama.model.blocks import find_blocks
-from lillama.model.linear import LowRankLinear
+from lillama.model.blocks import Blocks
 from lillama.model.surgery import student_blocks
+from lillama.runtime import LowRank
 
 
 class Student:
-    """Compressed copies of some of a teacher's blocks, by index, lowest first.
+    """Compressed copies of some of a teacher's blocks, by number, lowest first; ends count as blocks (see Blocks).
 
     The blocks stand beside the teacher while they learn; :meth:`in_place` puts them into it for a measurement and
     :meth:`settle` for good.
     """
 
-    def __init__(self, teacher: nn.Module, modules: Mapping[str, LowRankLinear]) -> None:
+    def __init__(self, teacher: nn.Module, modules: Mapping[str, LowRank]) -> None:
         self.teacher = teacher
         self.blocks = student_blocks(teacher, modules)
         self._narrow: dict[nn.Parameter, torch.dtype] = {}
@@ -66,7 +66,7 @@ class Student:
         return self.teacher.eval().requires_grad_(False)
 
     def _swap(self, blocks: Mapping[int, nn.Module]) -> dict[int, nn.Module]:
-        _, own = find_blocks(self.teacher)
+        own = Blocks(self.teacher)
         before = {index: own[index] for index in blocks}
         for index, block in blocks.items():
             own[index] = block

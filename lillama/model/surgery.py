@@ -1,73 +1,133 @@
-"""Cutting: dense linears become low-rank ones. Names that match nothing raise."""
+"""Cutting: a dense matrix, by the name of its target, and the low-rank module that takes its module's place."""
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.factorize import Factors
-from lillama.model.blocks import find_blocks
-from lillama.model.linear import LowRankLinear
+from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.runtime import (
+    LowRank,
+    LowRankConfig,
+    LowRankEmbedding,
+    LowRankExperts,
+    empty_embedding,
+    empty_linear,
+    expert_matrices,
+    head_of,
+    is_fused_experts,
+    tied_head,
+)
 
 
-def linear(model: nn.Module, name: str) -> nn.Linear:
-    """The dense linear of this name.
+def owner(model: nn.Module, name: str) -> tuple[str, str | None]:
+    """The module that a target stands for, and the parameter where it is one of several fused ones.
+
+    :raises LookupError: where the model has no such matrix.
+    """
+    parent, _, last = name.rpartition(".")
+    for module, parameter in ((name, None), (parent, last)):
+        try:
+            found = model.get_submodule(module)
+        except AttributeError:
+            continue
+        if parameter is None and isinstance(found, nn.Linear | Conv1D | nn.Embedding):
+            return module, None
+        if parameter in dict(found.named_parameters(recurse=False)) and is_fused_experts(found):
+            return module, parameter
+    raise LookupError(f"the model has no matrix {name}")
+
+
+def matrix(model: nn.Module, name: str) -> Tensor:
+    """The dense matrix [out, in] of a target, [experts, out, in] of a fused one.
 
     :raises LookupError: where the model has none.
     """
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        raise LookupError(f"the model has no module {name}") from None
-    if not isinstance(module, nn.Linear):
-        raise LookupError(f"{name} is a {type(module).__name__}, not a linear")
+    module_name, parameter = owner(model, name)
+    module: Any = model.get_submodule(module_name)
+    if parameter is not None:
+        return expert_matrices(module, parameter).detach()
+    weight = module.weight.detach()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def low_rank_modules(model: nn.Module, factors: Mapping[str, Factors], *, keep_bias: bool = True) -> dict[str, LowRank]:
+    """A low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device."""
+    fused: dict[str, dict[str, Factors]] = {}
+    modules: dict[str, LowRank] = {}
+    for name, pair in factors.items():
+        module, parameter = owner(model, name)
+        if parameter is None:
+            modules[module] = _filled(model.get_submodule(module), pair, keep_bias)
+        else:
+            fused.setdefault(module, {})[parameter] = pair
+    return modules | {name: _filled_experts(model.get_submodule(name), pairs) for name, pairs in fused.items()}
+
+
+@torch.no_grad()
+def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
+    rank = factors.b.shape[0]
+    module: Any = empty_embedding(dense, rank) if isinstance(dense, nn.Embedding) else None
+    module = empty_linear(dense, rank, bias=keep_bias) if module is None else module
+    module.A.weight.copy_(factors.a)
+    module.B.weight.copy_(factors.b)
+    if isinstance(dense, nn.Linear | Conv1D) and module.bias is not None:
+        module.bias.copy_(dense.bias)
     return module
 
 
-def low_rank(dense: nn.Linear, factors: Factors, *, keep_bias: bool = True) -> LowRankLinear:
-    """A low-rank linear with these factors and the dense one's bias, dtype and device."""
-    bias = dense.bias is not None and keep_bias
-    place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
-    module = LowRankLinear(dense.in_features, dense.out_features, len(factors.b), bias=bias, **place)
-    with torch.no_grad():
-        module.A.weight.copy_(factors.a)
-        module.B.weight.copy_(factors.b)
-        if bias:
-            module.A.bias.copy_(dense.bias)
+@torch.no_grad()
+def _filled_experts(dense: nn.Module, factors: Mapping[str, Factors]) -> LowRank:
+    """Experts with these factors; what stays dense is a copy, so that it may learn."""
+    module: Any = LowRankExperts(dense, {name: pair.b.shape[-2] for name, pair in factors.items()})
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        module.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    for name, child in list(dense.named_children()):
+        setattr(module, name, copy.deepcopy(child))
+    for name, pair in factors.items():
+        module.lowrank[name].A.copy_(pair.a)
+        module.lowrank[name].B.copy_(pair.b)
     return module
 
 
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one with this name."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias: bool = False) -> LowRankConfig:
+    """The ranks of a plan sorted by kind of module, as a checkpoint holds them.
 
-
-def empty_low_rank(model: nn.Module, ranks: Mapping[str, int], dropped_biases: bool = False) -> None:
-    """Replace the named linears by low-rank ones whose weights are yet to be loaded, in place.
-
-    :raises LookupError: for a name that the model does not have.
+    :param model: the dense or the compressed model. :raises LookupError: for a name that it does not have.
     """
+    linear, embedding = dict[str, int](), dict[str, int]()
+    experts: dict[str, dict[str, int]] = {}
     for name, rank in ranks.items():
-        dense = linear(model, name)
-        bias = dense.bias is not None and not dropped_biases
-        place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
-        replace(model, name, LowRankLinear(dense.in_features, dense.out_features, rank, bias=bias, **place))
+        parent, _, last = name.rpartition(".")
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            experts.setdefault(parent, {})[last] = rank
+            continue
+        place = embedding if isinstance(module, nn.Embedding | LowRankEmbedding) else linear
+        place[name] = rank
+    return LowRankConfig(linear=linear, embedding=embedding, experts=experts, without_bias=without_bias)
 
 
-def student_blocks(teacher: nn.Module, modules: Mapping[str, LowRankLinear]) -> dict[int, nn.Module]:
-    """Copies of the blocks that hold the named linears, with these low-rank ones instead; lowest first.
+def student_blocks(teacher: nn.Module, modules: Mapping[str, LowRank]) -> dict[int, nn.Module]:
+    """Copies of the blocks that hold the named modules, with these low-rank ones instead; lowest first.
 
-    The dense matrices that are replaced are never copied.
+    The dense matrices that are replaced are never copied. A head that is tied to a low-rank embedding comes along.
     """
-    prefix, blocks = find_blocks(teacher)
-    chosen: dict[int, dict[str, LowRankLinear]] = {}
+    blocks = Blocks(teacher)
+    chosen: dict[int, dict[str, LowRank]] = {}
     for name, module in modules.items():
-        linear(teacher, name)
-        index, _, inner = name.removeprefix(f"{prefix}.").partition(".")
-        chosen.setdefault(int(index), {})[inner] = module
-    return {index: _copy_with(blocks[index], chosen[index]) for index in sorted(chosen)}
+        index = blocks.index_of(name)
+        chosen.setdefault(index, {})[name.removeprefix(blocks.name(index)).lstrip(".")] = module
+    students = {index: _copy_with(blocks[index], inner) for index, inner in sorted(chosen.items())}
+    embedding = students.get(EMBEDDING)
+    if isinstance(embedding, LowRankEmbedding) and tied_head(teacher, blocks.name(EMBEDDING)) is not None:
+        students[blocks.head] = head_of(embedding, blocks[blocks.head])
+    return students
 
 
 def _copy_with(block: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:

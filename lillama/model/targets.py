@@ -1,11 +1,21 @@
-"""Which matrices of a model may be factorised: the weight of every linear inside its blocks."""
+"""Which matrices of a model may be factorised: linears in its blocks, fused experts, and the embedding and the head."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.ranks import dense_parameters
-from lillama.model.blocks import find_blocks
+from lillama.config import Scope, TargetsConfig
+from lillama.errors import ConfigError
+from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.runtime import expert_matrices, is_fused_experts, tied_head
+
+ROUTERS = ("router", "gate", "shared_expert_gate")  # dense, unless they are asked for
+READ_BY_WEIGHT = ("dt_proj",)  # Mamba's and Jamba's: the weight is used, the module is never called
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +44,72 @@ class ModelShape:
     blocks: int
     targets: tuple[Target, ...]
 
+    def within(self, scope: Scope) -> "ModelShape":
+        """The shape with the targets of one side of an encoder-decoder only.
 
-def model_shape(model: nn.Module) -> ModelShape:
-    """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once."""
-    prefix, blocks = find_blocks(model)
-    targets = [target for index, block in enumerate(blocks) for target in _targets(f"{prefix}.{index}", index, block)]
-    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), tuple(targets))
+        :raises ConfigError: for a side that the model does not have.
+        """
+        if scope is Scope.all:
+            return self
+        targets = tuple(target for target in self.targets if scope.name in target.name.split("."))
+        if not targets:
+            raise ConfigError(f"strategy.scope={scope.name}: the model has no {scope.name}")
+        return replace(self, targets=targets)
 
 
-def _targets(prefix: str, index: int, block: nn.Module) -> list[Target]:
-    targets = []
+def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
+    """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
+
+    :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
+    :raises ConfigError: for a pattern that matches nothing.
+    """
+    blocks = Blocks(model)
+    targets = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
+    ends = list(_ends(model, blocks))
+    kept = _choose([*ends[:1], *targets, *ends[1:]], ends, chosen or TargetsConfig())
+    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept)
+
+
+def _choose(every: Sequence[Target], ends: Sequence[Target], chosen: TargetsConfig) -> tuple[Target, ...]:
+    for key, patterns in (("include", chosen.include), ("exclude", chosen.exclude)):
+        for pattern in patterns or ():
+            if not any(matches(target.name, pattern) for target in every):
+                names = sorted({target.name.rpartition(".")[2] for target in every})
+                raise ConfigError(f"model.targets.{key}: {pattern!r} matches nothing; there are {', '.join(names)}")
+
+    def included(target: Target) -> bool:
+        if chosen.include is None:
+            return target not in ends and target.name.rpartition(".")[2] not in ROUTERS
+        return any(matches(target.name, pattern) for pattern in chosen.include)
+
+    excluded = chosen.exclude or []
+    return tuple(t for t in every if included(t) and not any(matches(t.name, pattern) for pattern in excluded))
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a shell pattern names a module: its whole name, or what comes after one of its dots."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+
+
+def _inside(prefix: str, index: int, block: nn.Module) -> Iterator[Target]:
     for name, module in block.named_modules(prefix=prefix):
-        if isinstance(module, nn.Linear):
-            targets.append(Target(name, index, (module.out_features, module.in_features)))
-        else:
-            fused = [] if isinstance(module, nn.Conv1d) else _three_dimensional(module)
-            targets += [Target(f"{name}.{n}", index, (p.shape[1], p.shape[2]), p.shape[0]) for n, p in fused]
-    return targets
+        if is_fused_experts(module):
+            for parameter, value in module.named_parameters(recurse=False):
+                if value.dim() == 3:
+                    experts, out_features, in_features = expert_matrices(module, parameter).shape
+                    yield Target(f"{name}.{parameter}", index, (out_features, in_features), experts)
+        elif isinstance(module, nn.Linear | Conv1D) and name.rpartition(".")[2] not in READ_BY_WEIGHT:
+            shape = module.weight.shape[::-1] if isinstance(module, Conv1D) else module.weight.shape
+            yield Target(name, index, (shape[0], shape[1]))
 
 
-def _three_dimensional(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Fused experts: one parameter [experts, out, in]."""
-    return [(name, p) for name, p in module.named_parameters(recurse=False) if p.dim() == 3]
+def _ends(model: Any, blocks: Blocks) -> Iterator[Target]:
+    """The input embedding, and the prediction head where it has a matrix of its own; of one-stack models."""
+    embedding, head = blocks.name(EMBEDDING), model.get_output_embeddings()
+    tied = tied_head(model, embedding)
+    shares_more = tied is not None and f"{tied}.bias" in model.all_tied_weights_keys  # BERT's way
+    if len(blocks.stacks) > 1 or type(blocks[EMBEDDING]) is not nn.Embedding or shares_more:
+        return
+    yield Target(embedding, EMBEDDING, tuple(blocks[EMBEDDING].weight.shape))  # type: ignore[arg-type]
+    if isinstance(head, nn.Linear) and tied is None:
+        yield Target(blocks.name(blocks.head), blocks.head, (head.out_features, head.in_features))

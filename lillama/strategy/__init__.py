@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from lillama.config import BottomConfig, PlanFileConfig, StrategyConfig, TopConfig, UniformConfig
+from lillama.config import BottomConfig, PlanFileConfig, RankConfig, StrategyConfig, TopConfig, UniformConfig
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.bottom import plan_bottom
 from lillama.strategy.plan import RankPlan, plan_file
+from lillama.strategy.rank import plan_rank
 from lillama.strategy.top import plan_top
 from lillama.strategy.uniform import plan_uniform
 
@@ -14,8 +15,10 @@ PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]
     BottomConfig: plan_bottom,
     TopConfig: plan_top,
     UniformConfig: plan_uniform,
+    RankConfig: plan_rank,
     PlanFileConfig: plan_file,
 }
+OWN_REQUEST = (RankConfig, PlanFileConfig)  # what they give is what was asked for
 
 
 def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
@@ -23,12 +26,12 @@ def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
 
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
     """
+    shape = shape.within(config.scope)
     if not shape.targets:
         raise ConfigError("model: its blocks hold no linear that could be compressed")
     target = target_parameters(shape, config)
     ranks = PLANNERS[type(config)](shape, target, config)
-    # A saved plan is its own request.
-    return RankPlan.of(shape, ranks, None if isinstance(config, PlanFileConfig) else 1 - target / shape.parameters)
+    return RankPlan.of(shape, ranks, None if isinstance(config, OWN_REQUEST) else 1 - target / shape.parameters)
 
 
 def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:

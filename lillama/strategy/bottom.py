@@ -14,16 +14,21 @@ def plan_bottom(shape: ModelShape, target: int, config: StrategyConfig) -> dict[
     :raises ConfigError: where no matrix has a candidate rank, or the budget is out of reach.
     """
     assert isinstance(config, BottomConfig)
-    return layer_first(shape, target, k=config.k, m=config.m, layers=range(shape.blocks))
+    return layer_first(shape, target, k=config.k, m=config.m, order=layers(shape))
 
 
-def layer_first(shape: ModelShape, target: int, *, k: int, m: int, layers: Sequence[int]) -> dict[str, int]:
+def layers(shape: ModelShape) -> list[int]:
+    """The numbers of the blocks that hold targets, in the order in which they run."""
+    return sorted({matrix.block for matrix in shape.targets})
+
+
+def layer_first(shape: ModelShape, target: int, *, k: int, m: int, order: Sequence[int]) -> dict[str, int]:
     """Algorithm 1 over the layers in the given order.
 
     Candidates (r, W) are sorted by layer, then by rank in decreasing order, then in module order; each replaces W,
     or the factors that W already has, until the model has at most ``target`` parameters.
     """
-    position = {layer: place for place, layer in enumerate(layers)}
+    position = {layer: place for place, layer in enumerate(order)}
     candidates = [(rank, matrix) for matrix in shape.targets for rank in candidate_ranks(matrix.shape, k=k, m=m)]
     candidates.sort(key=lambda candidate: (position[candidate[1].block], -candidate[0]))
     if not candidates:

@@ -2,7 +2,7 @@
 
 from lillama.config import StrategyConfig, TopConfig
 from lillama.model.targets import ModelShape
-from lillama.strategy.bottom import layer_first
+from lillama.strategy.bottom import layer_first, layers
 
 
 def plan_top(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
@@ -11,4 +11,4 @@ def plan_top(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str
     :raises ConfigError: where no matrix has a candidate rank, or the budget is out of reach.
     """
     assert isinstance(config, TopConfig)
-    return layer_first(shape, target, k=config.k, m=config.m, layers=range(shape.blocks)[::-1])
+    return layer_first(shape, target, k=config.k, m=config.m, order=layers(shape)[::-1])

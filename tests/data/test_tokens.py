@@ -53,11 +53,12 @@ def test_the_mask_is_true_at_real_tokens_only():
         [{"text": "ab"}, {"text": "abcdef"}],
         TOKENIZER,
     )
-    ((ids, mask),) = blocks.batches(2, "cpu")
+    (batch,) = blocks.batches(2, "cpu")
+    ids, mask = batch.ids, batch.mask
     assert ids.shape == (2, 4)
     assert mask.tolist() == [[True, True, False, False], [True, True, True, False]]
     full = build_blocks(config(tokens=8, seq_len=4), [{"text": "abcdefgh"}], TOKENIZER)
-    assert [mask for _, mask in full.batches(1, "cpu")] == [None, None]
+    assert [batch.mask for batch in full.batches(1, "cpu")] == [None, None]
 
 
 def test_the_order_is_seeded():

@@ -7,10 +7,13 @@ import torch
 from lillama.config import Distance, DistillConfig, Inputs, Keep, LossConfig, Reduction, Train
 from lillama.data.tokens import TokenBlocks
 from lillama.distill.joint import block_feeds, distill, learn_batch, make_learners
+from lillama.distill.stream import StudentStream
 from lillama.errors import DivergedError
-from lillama.model.blocks import find_blocks
+from lillama.model.blocks import BlockCall, Blocks, run_blocks
+from lillama.model.inputs import model_inputs
 from lillama.model.targets import model_shape
 from tests.conftest import random_tokens
+from tests.families import batch_for, tiny
 from tests.model.test_student import student_of
 
 RANKS = {
@@ -24,15 +27,23 @@ def loss_of(inputs, **options):
     return LossConfig(inputs=inputs, **options)
 
 
-def gradients(model, inputs, tokens, **options):
+def gradients(model, inputs, tokens, ranks=RANKS, **options):
     """Every trained parameter's gradient after one batch, without an update."""
-    student = student_of(copy.deepcopy(model), RANKS)
+    student = student_of(copy.deepcopy(model), ranks)
     config = DistillConfig(train=Train.block)
     learners = make_learners(student, config, loss_of(inputs, **options))
-    ((ids, mask),) = tokens.batches(len(tokens.ids), "cpu")
-    losses = learn_batch(student, learners, ids=ids, mask=mask, inputs=inputs, update=lambda learner, loss: None)
+    losses = learn_batch(student, learners, one_batch(student, tokens), feeds=inputs, update=no_update)
     found = {(i, n): p.grad for i, learner in learners.items() for n, p in learner.block.named_parameters()}
     return found, losses
+
+
+def one_batch(student, tokens):
+    (batch,) = tokens.batches(len(tokens), "cpu")
+    return model_inputs(student.teacher, batch)
+
+
+def no_update(learner, loss):
+    pass
 
 
 def padded_tokens():
@@ -59,22 +70,49 @@ def test_eq_10_the_gradients_of_the_joint_loss_are_the_sum_of_both(tiny_model, d
     )
 
 
-def test_the_student_stream_passes_through_dense_blocks_between(tiny_model, tokens):
-    """Block 3 must see what the compressed model really gives it: dense block 2's output on the student's stream."""
-    seen = {}
-    student = student_of(tiny_model, RANKS)
+ENDS = {"model.embed_tokens": 9, "lm_head": 9}
+STREAMS = {  # which blocks are compressed, of every way between blocks that there is
+    "llama": {**RANKS, **ENDS},
+    "gemma2": {name: rank for name, rank in RANKS.items() if "layers.3" not in name},
+    "mixtral": {"model.embed_tokens": 9, "model.layers.1.mlp.experts.gate_up_proj": 8},  # tied: the head comes along
+    "opt": {"model.decoder.embed_tokens": 9, "model.decoder.layers.2.fc1": 9},
+    "falcon": {"transformer.h.0.mlp.dense_h_to_4h": 9, "transformer.h.2.mlp.dense_h_to_4h": 9},
+    "jamba": {"model.layers.0.mamba.in_proj": 9, "model.layers.3.feed_forward.experts.down_proj": 9},
+    "whisper": {"model.encoder.layers.0.fc1": 9, "model.decoder.layers.1.fc1": 9},
+    "t5": {"encoder.block.0.layer.0.SelfAttention.q": 9, "decoder.block.1.layer.1.EncDecAttention.k": 9},
+    "bart": {"model.encoder.layers.1.fc1": 9, "model.decoder.layers.0.encoder_attn.v_proj": 9},
+    "bert": {"bert.encoder.layer.0.output.dense": 9, "bert.encoder.layer.2.output.dense": 9},
+}
+
+
+@pytest.mark.parametrize("family", STREAMS)
+def test_the_student_stream_is_what_the_compressed_model_feeds_its_blocks_with(family):
+    """Through dense blocks between, past the embedding, from encoder to decoder and on to the head."""
+    model = tiny(family, **({"num_hidden_layers": 4} if family == "llama" else {}))
+    student = student_of(model, STREAMS[family])
+    inputs = model_inputs(model, batch_for(model))
     learners = make_learners(student, DistillConfig(), loss_of(Inputs.student))
-    ((ids, mask),) = tokens.batches(len(tokens.ids), "cpu")
-    original = learners[3].backward
-    learners[3].backward = lambda call, feeds, mask: (seen.update(fed=feeds[0][0]), original(call, feeds, mask))[1]
-    learn_batch(student, learners, ids=ids, mask=mask, inputs=Inputs.student, update=lambda learner, loss: None)
+    fed = {}
+    for index, learner in learners.items():
+        learner.backward = _spy(fed, index, learner.backward)
+    learn_batch(student, learners, inputs, feeds=Inputs.student, update=no_update)
     true = {}
-    with student.in_place() as compressed, torch.no_grad():
-        _, blocks = find_blocks(compressed)
-        hook = blocks[3].register_forward_pre_hook(lambda _, args: true.update(hidden=args[0]))
-        compressed(ids)
-        hook.remove()
-    torch.testing.assert_close(seen["fed"], true["hidden"])
+    with student.in_place() as compressed:
+        wanted = range(min(learners), max(learners) + 1)
+        run_blocks(compressed, inputs.arguments, wanted=wanted, on_block=lambda call: true.update({call.index: call}))
+        assert set(fed) == set(learners)
+        for index, (feed, call) in fed.items():
+            torch.testing.assert_close(feed.hidden, true[index].hidden)
+            replayed = call.replay(Blocks(compressed)[index], feed.hidden, feed.context)
+            torch.testing.assert_close(replayed, true[index].output)
+
+
+def _spy(fed, index, backward):
+    def spy(call, feeds, mask):
+        fed[index] = (feeds[-1], call)
+        return backward(call, feeds, mask)
+
+    return spy
 
 
 def test_no_gradient_crosses_a_block(tiny_model, tokens):
@@ -82,22 +120,22 @@ def test_no_gradient_crosses_a_block(tiny_model, tokens):
     both, _ = gradients(tiny_model, Inputs.teacher_student, tokens)
     student = student_of(copy.deepcopy(tiny_model), {n: r for n, r in RANKS.items() if "layers.1" in n})
     learners = make_learners(student, DistillConfig(train=Train.block), loss_of(Inputs.teacher_student))
-    ((ids, mask),) = tokens.batches(len(tokens.ids), "cpu")
-    learn_batch(student, learners, ids=ids, mask=mask, inputs=Inputs.teacher_student, update=lambda learner, loss: None)
+    learn_batch(student, learners, one_batch(student, tokens), feeds=Inputs.teacher_student, update=no_update)
     for name, parameter in learners[1].block.named_parameters():
         assert torch.equal(parameter.grad, both[1, name])
 
 
 def test_only_the_needed_blocks_run_and_the_lowest_once(tiny_model, tokens):
     ran = []
-    _, blocks = find_blocks(tiny_model)
-    for index, block in enumerate(blocks):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    blocks = Blocks(tiny_model)
+    for index in range(len(blocks)):
+        blocks[index].register_forward_hook(lambda *_, index=index: ran.append(index))
     student = student_of(tiny_model, {n: r for n, r in RANKS.items() if "layers.1" in n})
     distill(student, tokens, DistillConfig(batch_size=8), loss_of(Inputs.teacher_student))
     assert ran == [0, 1]
-    first = block_feeds(torch.zeros(1), None, Inputs.teacher_student)
-    assert [weight for _, weight in first] == [2.0], "the first compressed block's two passes are one"
+    call = BlockCall(1, torch.zeros(1))
+    first = block_feeds(call, StudentStream(tiny_model, {}), Inputs.teacher_student)
+    assert [feed.weight for feed in first] == [2.0], "the first compressed block's two passes are one"
 
 
 @pytest.mark.parametrize("inputs", list(Inputs))

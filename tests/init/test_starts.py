@@ -6,9 +6,9 @@ import lillama.init.feature
 from lillama.config import FeatureConfig, RandomConfig, Split, SvdConfig
 from lillama.data.tokens import TokenBlocks
 from lillama.init import start_factors
-from lillama.init.feature import input_moments, moment_groups
+from lillama.init.moments import input_moments, moment_groups
 from lillama.model.student import Student
-from lillama.model.surgery import linear
+from lillama.model.surgery import matrix
 from lillama.model.targets import model_shape
 from tests.conftest import random_tokens
 
@@ -19,12 +19,12 @@ RANKS = dict.fromkeys(NAMES, 6)
 def inputs_of(model, name, tokens):
     """What a linear really sees, by a plain forward pass of the whole model."""
     seen = []
-    hook = linear(model, name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
-        for ids, mask in tokens.batches(4, "cpu"):
-            model(ids, attention_mask=None if mask is None else mask.long())
-            if mask is not None:
-                seen[-1] = seen[-1][mask]
+        for batch in tokens.batches(4, "cpu"):
+            model(batch.ids, attention_mask=None if batch.mask is None else batch.mask.long())
+            if batch.mask is not None:
+                seen[-1] = seen[-1][batch.mask]
     hook.remove()
     return torch.cat([x.reshape(-1, x.shape[-1]) for x in seen]).double()
 
@@ -56,7 +56,7 @@ def test_linears_that_share_an_input_share_a_moment(tiny_model, tokens):
 @torch.no_grad()
 def output_error(model, modules, name, tokens):
     x = inputs_of(model, name, tokens)
-    w = linear(model, name).weight.double()
+    w = matrix(model, name).double()
     pair = modules[name]
     return float(
         (x @ (w - pair.A.weight.double() @ pair.B.weight.double()).T).square().sum() / (x @ w.T).square().sum()

@@ -2,61 +2,91 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from lillama.errors import ConfigError
-from lillama.model.blocks import find_blocks, run_blocks
+from lillama.model.blocks import EMBEDDING, Blocks, Swap, call_after, run_blocks
+from lillama.model.inputs import Batch, model_inputs
+from tests.families import FAMILIES, batch_for, tiny
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 64}
-FAMILIES = {
-    "llama": {"intermediate_size": 64},
-    "mistral": {"intermediate_size": 64, "num_key_value_heads": 2, "sliding_window": 4},
-    "phi": {"intermediate_size": 64},
-    "phi3": {"intermediate_size": 64, "pad_token_id": 0},
-    "qwen2": {"intermediate_size": 64, "num_key_value_heads": 2},
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    "gemma2": {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 4},
-    "gpt_neox": {"intermediate_size": 64},
-}
+SEQ2SEQ = ("whisper", "t5", "bart")
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(request.param, **SMALL, **FAMILIES[request.param])
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
+@pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_are_found_by_class(family):
-    _, blocks = find_blocks(family)
-    assert len(blocks) == 3
+    blocks = Blocks(tiny(family))
+    stacks = 2 if family in SEQ2SEQ else 1
+    assert [len(stack.modules) for stack in blocks.stacks] == [4 if family == "jamba" else 4 - stacks] * stacks
+    for index in range(len(blocks)):
+        assert blocks.index_of(f"{blocks.name(index)}.anything") == index
+        assert blocks.model.get_submodule(blocks.name(index)) is blocks[index]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_a_block_replayed_from_its_captured_call_is_exact(family):
     """With a padded batch, so that masks matter."""
-    _, blocks = find_blocks(family)
-    ids = torch.randint(1, 64, (2, 9))
-    mask = torch.arange(9) < torch.tensor([[9], [5]])
+    model = tiny(family)
+    blocks = Blocks(model)
+    batch = batch_for(model, 2, 10)
+    mask = torch.arange(10) < torch.tensor([[10], [5]])
+    inputs = model_inputs(model, Batch(batch.ids, mask, batch.features))
     calls = []
-    run_blocks(family, ids, mask=mask, wanted=range(3), on_block=calls.append)
-    assert [call.index for call in calls] == [0, 1, 2]
+    run_blocks(model, inputs.arguments, wanted=range(len(blocks)), on_block=calls.append)
+    assert [call.index for call in calls] == list(range(len(blocks)))
     for call in calls:
         assert torch.equal(call.replay(blocks[call.index], call.hidden), call.output)
     for below, above in pairwise(calls):
-        assert torch.equal(below.output, above.hidden)
+        if blocks.stack(below.index) == blocks.stack(above.index):
+            assert torch.equal(below.output, above.hidden)
+
+
+@pytest.mark.parametrize("family", SEQ2SEQ)
+@torch.no_grad()
+def test_the_way_from_encoder_to_decoder_is_the_models_own(family):
+    """With the teacher's own states put in, the decoder is called just as it is called anyway."""
+    model = tiny(family)
+    inputs = model_inputs(model, batch_for(model)).arguments
+    calls = []
+    run_blocks(model, inputs, wanted=range(4), on_block=calls.append)
+    again = call_after(model, inputs, blocks=range(2), result=calls[1].result, until=2)
+    context = Swap(calls[2], again)
+    for call in calls[2:]:
+        replayed = call.replay(Blocks(model)[call.index], call.hidden, context)
+        torch.testing.assert_close(replayed, call.output)
+    other = call_after(model, inputs, blocks=range(2), result=_doubled(calls[1].result), until=2)
+    assert not torch.allclose(
+        calls[2].replay(Blocks(model)[2], calls[2].hidden, Swap(calls[2], other)), calls[2].output
+    )
+
+
+def _doubled(result):
+    return (2 * result[0], *result[1:]) if isinstance(result, tuple) else 2 * result
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "opt", "falcon_mamba"])
+@torch.no_grad()
+def test_the_ends_are_blocks_of_their_own(family):
+    model = tiny(family)
+    blocks = Blocks(model)
+    inputs = model_inputs(model, batch_for(model))
+    calls = []
+    run_blocks(model, inputs.arguments, wanted=range(EMBEDDING, blocks.head + 1), on_block=calls.append)
+    assert torch.equal(calls[0].hidden, inputs.arguments["input_ids"])
+    first = call_after(model, inputs.arguments, blocks=[EMBEDDING], result=calls[0].output, until=0)
+    assert torch.equal(first.hidden, calls[1].hidden)
+    head = call_after(model, inputs.arguments, blocks=range(blocks.head), result=calls[-2].result, until=blocks.head)
+    assert torch.equal(head.hidden, calls[-1].hidden)
 
 
 @torch.no_grad()
 def test_nothing_above_the_last_wanted_block_is_run(tiny_model):
-    _, blocks = find_blocks(tiny_model)
+    blocks = Blocks(tiny_model)
     ran = []
-    for index, block in enumerate(blocks):
-        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    for index in range(len(blocks)):
+        blocks[index].register_forward_hook(lambda *_, index=index: ran.append(index))
     tiny_model.lm_head.register_forward_hook(lambda *_: ran.append("head"))
-    run_blocks(
-        tiny_model, torch.ones(1, 4, dtype=torch.long), mask=None, wanted=range(1, 3), on_block=lambda call: None
-    )
+    ids = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+    run_blocks(tiny_model, ids, wanted=range(1, 3), on_block=lambda call: None)
     assert ran[:2] == [0, 1]
     assert set(ran) <= {0, 1, 2}
 
@@ -65,15 +95,14 @@ def test_hooks_do_not_outlive_an_error(tiny_model):
     def fail(call):
         raise KeyError("mine")
 
-    _, blocks = find_blocks(tiny_model)
+    blocks = Blocks(tiny_model)
     with pytest.raises(KeyError, match="mine"):
-        run_blocks(tiny_model, torch.ones(1, 4, dtype=torch.long), mask=None, wanted=range(4), on_block=fail)
-    assert not any(block._forward_hooks for block in blocks)
+        run_blocks(tiny_model, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(4), on_block=fail)
+    assert not any(blocks[index]._forward_hooks for index in range(len(blocks)))
 
 
-def test_an_encoder_decoder_is_refused_with_the_lists_it_has():
-    config = AutoConfig.for_model("bart", d_model=16, encoder_layers=1, decoder_layers=1, vocab_size=32)
-    with torch.device("meta"):
-        model = AutoModelForSeq2SeqLM.from_config(config)
-    with pytest.raises(ConfigError, match=r"model\.encoder\.layers.*model\.decoder\.layers"):
-        find_blocks(model)
+def test_a_model_without_blocks_is_refused():
+    with pytest.raises(ConfigError, match="Linear: has no list of blocks"):
+        Blocks(torch.nn.Linear(2, 2))
+    with pytest.raises(LookupError, match="lies in no block"):
+        Blocks(tiny("llama")).index_of("model.norm")

@@ -3,22 +3,19 @@ import torch
 
 from lillama.algebra.factorize import svd_factors
 from lillama.errors import DivergedError
-from lillama.model.blocks import find_blocks
-from lillama.model.linear import LowRankLinear
+from lillama.model.blocks import Blocks
 from lillama.model.student import Student
-from lillama.model.surgery import linear, low_rank
+from lillama.model.surgery import low_rank_modules, matrix
 from lillama.model.targets import model_shape
+from lillama.runtime import LowRankLinear
 
 IDS = torch.arange(10, 26).view(2, 8)
 
 
 def student_of(model, ranks):
     """A student with these ranks, started by SVD."""
-    modules = {}
-    for name, rank in ranks.items():
-        dense = linear(model, name)
-        modules[name] = low_rank(dense, svd_factors(weight=dense.weight, rank=rank))
-    return Student(model, modules)
+    factors = {name: svd_factors(weight=matrix(model, name), rank=rank) for name, rank in ranks.items()}
+    return Student(model, low_rank_modules(model, factors))
 
 
 @torch.no_grad()
@@ -32,29 +29,28 @@ def test_full_rank_factors_reproduce_the_dense_logits(tiny_model):
 
 
 @torch.no_grad()
-def test_biases_are_kept_or_dropped(tiny_model):
-    dense = torch.nn.Linear(6, 5)
-    factors = svd_factors(weight=dense.weight, rank=5)
+def test_biases_are_kept_or_dropped():
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    factors = {"0": svd_factors(weight=matrix(model, "0"), rank=5)}
     x = torch.randn(3, 6)
-    torch.testing.assert_close(low_rank(dense, factors)(x), dense(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        low_rank(dense, factors, keep_bias=False)(x), dense(x) - dense.bias, atol=1e-5, rtol=1e-5
-    )
+    kept = low_rank_modules(model, factors)["0"]
+    dropped = low_rank_modules(model, factors, keep_bias=False)["0"]
+    torch.testing.assert_close(kept(x), model(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(dropped(x), model(x) - model[0].bias, atol=1e-5, rtol=1e-5)
 
 
 def test_student_blocks_share_nothing_that_learns_with_the_teacher(tiny_model):
     student = student_of(tiny_model, {"model.layers.1.mlp.up_proj": 4})
-    _, own = find_blocks(tiny_model)
+    own = Blocks(tiny_model)
     assert list(student.blocks) == [1]
     teachers = {p.data_ptr() for p in own[1].parameters()}
     assert not teachers & {p.data_ptr() for p in student.blocks[1].parameters()}
 
 
 def test_names_that_match_nothing_raise(tiny_model):
-    with pytest.raises(LookupError, match=r"no module model\.layers\.9"):
-        linear(tiny_model, "model.layers.9.mlp.up_proj")
-    with pytest.raises(LookupError, match="not a linear"):
-        linear(tiny_model, "model.layers.0.mlp")
+    for name in ("model.layers.9.mlp.up_proj", "model.layers.0.mlp", "model.layers.0.input_layernorm.weight"):
+        with pytest.raises(LookupError, match=f"no matrix {name}"):
+            matrix(tiny_model, name)
 
 
 def test_what_is_measured_is_what_is_saved(tiny_model):

@@ -1,0 +1,29 @@
+"""What every kind of calibration data offers: a token count, a hash, batches."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from lillama.model.inputs import Batch
+
+
+class Calibration(Protocol):
+    """Examples in a fixed order: blocks of text, or sound with its transcripts."""
+
+    def __len__(self) -> int:
+        """How many examples."""
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens they hold."""
+
+    @property
+    def hash(self) -> str:
+        """What they are, as one hash."""
+
+    def head(self, tokens: int) -> "Calibration":
+        """The first examples, as many as it takes to hold at least this many tokens, or all."""
+
+    def batches(self, size: int, device: torch.device | str) -> Iterator[Batch]:
+        """The examples in batches of at most ``size``."""

@@ -1,0 +1,85 @@
+"""What a model of each kind is fed with: a batch of tokens (and sound) becomes the model's keyword arguments."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Token ids [b, t] and their mask [b, t], true at real tokens (None where all are real).
+
+    ``features`` [b, mel bins, frames] is what a speech model's encoder hears; the tokens are then the transcript.
+    """
+
+    ids: Tensor
+    mask: Tensor | None = None
+    features: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens the batch holds."""
+        return self.ids.numel() if self.mask is None else int(self.mask.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """Keyword arguments of a model, and for each of its stacks which positions count (None: all)."""
+
+    arguments: Mapping[str, Any]
+    masks: tuple[Tensor | None, ...]
+    targets: Tensor | None = None  # what the decoder of an encoder-decoder is to say [b, t], -100 where nothing counts
+
+
+def model_inputs(model: Any, batch: Batch) -> ModelInputs:
+    """The arguments of one forward pass.
+
+    A decoder or an encoder alone reads the tokens. An encoder-decoder for text reads the first half of every sequence
+    and continues it with the second, so plain text calibrates both sides; one for speech hears the features and says
+    the tokens.
+    """
+    if batch.features is not None:
+        targets = _marked(batch.ids, batch.mask)
+        said = {"decoder_input_ids": _shifted(model, batch.ids), "use_cache": False}
+        return ModelInputs({"input_features": batch.features.to(model.dtype), **said}, (None, batch.mask), targets)
+    if model.config.is_encoder_decoder:
+        return _halves(model, batch)
+    attention = None if batch.mask is None else batch.mask.long()
+    cached = "use_cache" in inspect.signature(model.forward).parameters
+    cache = {"use_cache": False} if cached else {}
+    return ModelInputs({"input_ids": batch.ids, "attention_mask": attention, **cache}, (batch.mask,))
+
+
+def _halves(model: Any, batch: Batch) -> ModelInputs:
+    """Source and target of an encoder-decoder: the two halves of every sequence's real tokens."""
+    ids, length = batch.ids, batch.ids.shape[1]
+    lengths = torch.full((len(ids),), length, device=ids.device) if batch.mask is None else batch.mask.sum(1)
+    cut = (lengths + 1) // 2
+    place = torch.arange((length + 1) // 2, device=ids.device)
+    read = place < cut[:, None]
+    write = place[: max(length // 2, 1)] < (lengths - cut)[:, None]
+    shifted = (cut[:, None] + place[: max(length // 2, 1)]).clamp(max=length - 1)
+    target = ids.gather(1, shifted)
+    whole = batch.mask is None and length % 2 == 0
+    arguments = {
+        "input_ids": ids[:, : (length + 1) // 2],
+        "attention_mask": read.long(),
+        "decoder_input_ids": _shifted(model, target),
+        "use_cache": False,
+    }
+    return ModelInputs(arguments, (None, None) if whole else (read, write), _marked(target, None if whole else write))
+
+
+def _shifted(model: Any, ids: Tensor) -> Tensor:
+    """What the decoder sees when it is to say ``ids``: the start token, then all but the last."""
+    known = (getattr(model.config, f"{name}_token_id", None) for name in ("decoder_start", "bos"))
+    start = next((token for token in known if token is not None), 0)
+    return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+
+
+def _marked(ids: Tensor, mask: Tensor | None) -> Tensor:
+    return ids if mask is None else ids.masked_fill(~mask, -100)

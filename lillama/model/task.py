@@ -1,0 +1,35 @@
+"""What a model does, and which of transformers' Auto classes makes it."""
+
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+)
+
+from lillama.config import ModelConfig, Task
+
+AUTO_CLASSES: dict[Task, Any] = {
+    Task.causal_lm: AutoModelForCausalLM,
+    Task.seq2seq_lm: AutoModelForSeq2SeqLM,
+    Task.speech_seq2seq: AutoModelForSpeechSeq2Seq,
+    Task.masked_lm: AutoModelForMaskedLM,
+}
+
+
+def task_of(config: ModelConfig, architecture: Any) -> Task:
+    """The task that is asked for, or the one that the model's own configuration speaks of."""
+    return config.task if config.task is not Task.auto else task_of_architecture(architecture)
+
+
+def task_of_architecture(architecture: Any) -> Task:
+    """The task of a transformers configuration: its saved class, else what its kind of model is for."""
+    family = architecture.model_type
+    saved = (architecture.architectures or [""])[0]
+    if architecture.is_encoder_decoder:
+        return Task.speech_seq2seq if family in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else Task.seq2seq_lm
+    decodes = getattr(architecture, "is_decoder", False) or saved.endswith(("ForCausalLM", "LMHeadModel"))
+    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes:
+        return Task.masked_lm
+    return Task.causal_lm

@@ -1,0 +1,104 @@
+"""Compression in one call from Python: what ``run.py`` does, for a model and texts that are already in memory."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from lillama.config import (
+    LARGEST_TOKEN_BUDGET,
+    DataConfig,
+    DistillConfig,
+    FeatureConfig,
+    InitConfig,
+    Inputs,
+    LearningRate,
+    LossConfig,
+    Source,
+    StrategyConfig,
+    TargetsConfig,
+    UniformConfig,
+)
+from lillama.data.rows import check_row
+from lillama.data.tokens import blocks_up_to
+from lillama.distill.joint import distill as distil_blocks
+from lillama.errors import ConfigError
+from lillama.init import start_factors
+from lillama.model.student import Student
+from lillama.model.surgery import low_rank_config
+from lillama.model.targets import model_shape
+from lillama.runtime import LowRank, mark
+from lillama.strategy import make_plan
+
+
+def compress(
+    model: Any,
+    tokenizer: Any,
+    texts: Iterable[str | Mapping[str, Any]],
+    *,
+    reduction: float = 0.2,
+    tokens: int | None = 65536,
+    seq_len: int = 512,
+    targets: TargetsConfig | None = None,
+    strategy: StrategyConfig | None = None,
+    init: InitConfig | None = None,
+    loss: LossConfig | None = None,
+    distill: DistillConfig | None = None,
+    data: DataConfig | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Any:
+    """Make a transformers model smaller, in place, and return it; ``save_pretrained`` then writes its factors.
+
+    The defaults are those of ``preset=recommended``, and give the weights that ``run.py`` gives for the same texts.
+
+    :param model: a causal language model, a text encoder-decoder or a BERT-like encoder of transformers.
+    :param tokenizer: its tokenizer. :param texts: calibration texts: strings, or rows with ``text``, with
+        ``instruction`` and ``output``, or with ``conversations`` or ``messages``.
+    :param reduction: the share of the model's parameters that is removed.
+    :param tokens: how many calibration tokens are used; None for all that the texts hold.
+    :param seq_len: tokens of one calibration sequence.
+    :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``uniform``, for
+        instance ``BottomConfig(reduction=0.2)``; its own ``reduction`` counts then.
+    :param init, loss, distill, data: the other configurations of a run, where the recommended ones are not wanted.
+    :param seed: of torch's random numbers.
+    :return: the model, compressed, in evaluation mode; every parameter may be trained further.
+    :raises ConfigError: for a request out of reach, or too little text, before the model is touched.
+    :raises DivergedError: for a loss that is not finite.
+    """
+    if any(isinstance(module, LowRank) for module in model.modules()):
+        raise ConfigError("model: is compressed already")
+    plan = make_plan(model_shape(model, targets), strategy or UniformConfig(reduction=reduction))
+    blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
+    torch.manual_seed(seed)
+    model.eval()
+    init = init or FeatureConfig()
+    student = Student(model, start_factors(model, plan.ranks, blocks, init, progress=progress))
+    loss = loss or LossConfig(inputs=Inputs.teacher_student)
+    distil_blocks(student, blocks, distill or _recommended(), loss, progress=progress)
+    student.check_finite()
+    compressed = student.settle().requires_grad_(True)
+    mark(compressed, low_rank_config(compressed, plan.ranks, without_bias=not init.keep_bias))
+    return compressed
+
+
+def _recommended() -> DistillConfig:
+    """``distill=recommended``."""
+    return DistillConfig(batch_size=1, lr=3e-4, schedule=LearningRate.cosine, warmup=0.05)
+
+
+def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
+    budget = LARGEST_TOKEN_BUDGET if tokens is None else tokens
+    return DataConfig(source=Source.local, path="texts", tokens=budget, seq_len=seq_len)
+
+
+def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
+    if isinstance(texts, str):
+        raise ConfigError("texts: must be a list of texts, not one string")
+    rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]
+    for number, row in enumerate(rows, 1):
+        check_row(row, f"texts: row {number}")
+    blocks = blocks_up_to(config, rows, tokenizer)
+    if exact and blocks.tokens < config.tokens:
+        raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
+    return blocks

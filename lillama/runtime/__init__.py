@@ -1,0 +1,44 @@
+"""What a compressed checkpoint needs to run; a copy of every file here travels with each of them.
+
+``trust_remote_code=True`` loads the copies where the package is not installed. So the files import nothing of the
+package but each other, know no architecture, and carry the project's name: they lie among a model's other files.
+"""
+
+from lillama.runtime.lillama_experts import FactorPair, LowRankExperts, expert_matrices, is_fused_experts
+from lillama.runtime.lillama_format import (
+    FORMAT_VERSION,
+    METHOD,
+    LowRankConfig,
+    empty_embedding,
+    empty_linear,
+    head_of,
+    install,
+    merge,
+    tied_head,
+)
+from lillama.runtime.lillama_modules import FactoredWeight, LowRank, LowRankEmbedding, LowRankLinear
+from lillama.runtime.lillama_plugin import RUNTIME_FILES, LowRankQuantizer, mark, register
+
+__all__ = [
+    "FORMAT_VERSION",
+    "METHOD",
+    "RUNTIME_FILES",
+    "FactorPair",
+    "FactoredWeight",
+    "LowRank",
+    "LowRankConfig",
+    "LowRankEmbedding",
+    "LowRankExperts",
+    "LowRankLinear",
+    "LowRankQuantizer",
+    "empty_embedding",
+    "empty_linear",
+    "expert_matrices",
+    "head_of",
+    "install",
+    "is_fused_experts",
+    "mark",
+    "merge",
+    "register",
+    "tied_head",
+]

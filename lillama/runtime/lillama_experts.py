@@ -1,0 +1,113 @@
+"""Fused experts (3-D parameters, one matrix an expert) with some of their matrices as low-rank factors."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.moe import _grouped_mm
+
+from .lillama_modules import LowRank
+
+ALIGNMENT = 16  # bytes; what a grouped matrix product asks of strides
+
+
+class FactorPair(nn.Module):
+    """The factors of one matrix per expert, A [E, out, r] and B [E, r, in], in the place of weights [E, out, in]."""
+
+    def __init__(self, weights: Tensor, rank: int) -> None:
+        super().__init__()
+        experts, out_features, in_features = weights.shape
+        self.A = nn.Parameter(weights.new_empty(experts, out_features, rank))
+        self.B = nn.Parameter(weights.new_empty(experts, rank, in_features))
+
+    @property
+    def rank(self) -> int:
+        """The rank that all experts share."""
+        return self.A.shape[-1]
+
+
+class LowRankExperts(LowRank):
+    """Fused experts with some of their matrices factorised; works for every class of transformers' experts interface.
+
+    The dense module's own settings, activation and gating come along; what stays dense keeps its name.
+    """
+
+    def __init__(self, dense: Any, ranks: Mapping[str, int]) -> None:
+        super().__init__()
+        self.__dict__.update({key: value for key, value in vars(dense).items() if key not in vars(self)})
+        self._gating = type(dense)._apply_gate
+        for name, child in dense.named_children():
+            self.add_module(name, child)
+        for name, parameter in dense.named_parameters(recurse=False):
+            if name not in ranks:
+                self.register_parameter(name, parameter)
+        self.lowrank = nn.ModuleDict({name: FactorPair(expert_matrices(dense, name), ranks[name]) for name in ranks})
+
+    def factor_parameters(self) -> Iterator[nn.Parameter]:
+        yield from self.lowrank.parameters()
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Every token's weighted sum over its experts.
+
+        :param hidden_states: [n, d]. :param top_k_index: [n, k]; an index past the last expert is skipped.
+        :param top_k_weights: [n, k].
+        """
+        own: Any = self
+        count = self._matrices("down_proj")[0].shape[0]
+        experts, order = top_k_index.flatten().sort(stable=True)
+        token = order // top_k_index.shape[-1]
+        known = experts < count
+        tally = torch.zeros(count + 1, dtype=torch.long, device=order.device)
+        ends = tally.scatter_add_(0, experts, torch.ones_like(experts))[:count].cumsum(0)
+        experts = experts.clamp(max=count - 1)
+        inner = self._project("gate_up_proj" if own.has_gate else "up_proj", hidden_states[token], experts, ends)
+        inner = self._gating(self, inner) if own.has_gate else own.act_fn(inner)
+        out = self._project("down_proj", inner, experts, ends)
+        if getattr(self, "has_post_expert_norm", False):
+            out = own.post_expert_norm(out)
+        out = torch.where(known[:, None], out * top_k_weights.flatten()[order, None], 0)
+        return torch.zeros_like(hidden_states).index_add_(0, token, out.to(hidden_states.dtype))
+
+    def _matrices(self, name: str) -> list[Tensor]:
+        """What a row goes through, one after the other: B and A, or the dense matrix; each [E, out, in]."""
+        if name not in self.lowrank:
+            return [expert_matrices(self, name)]
+        pair: Any = self.lowrank[name]
+        return [pair.B, pair.A]
+
+    def _project(self, name: str, rows: Tensor, experts: Tensor, ends: Tensor) -> Tensor:
+        """The rows [n, in], sorted by expert, through their experts' matrices.
+
+        :param experts: the rows' experts [n]. :param ends: where each expert's rows end [E].
+        """
+        for weights in self._matrices(name):
+            rows = self._product(rows, weights, ends)
+        own: Any = self
+        return rows + getattr(self, f"{name}_bias")[experts] if own.has_bias else rows
+
+    def _product(self, rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+        """Rows [n, in] by weights [E, out, in]; the experts one by one, or grouped where strides allow it."""
+        aligned = all(size * weights.element_size() % ALIGNMENT == 0 for size in weights.shape[1:])
+        own: Any = self
+        if own.config._experts_implementation != "eager" and aligned:
+            return _grouped_mm(rows.contiguous(), weights.transpose(1, 2), offs=ends.int())
+        out = rows.new_zeros(len(rows), weights.shape[1])
+        begin = 0
+        for weight, end in zip(weights, ends.tolist(), strict=True):
+            if end > begin:
+                out[begin:end] = F.linear(rows[begin:end], weight).to(out.dtype)
+            begin = end
+        return out
+
+
+def is_fused_experts(module: nn.Module) -> bool:
+    """Whether a module follows transformers' experts interface: 3-D parameters, one matrix an expert."""
+    return hasattr(module, "has_gate") and hasattr(module, "is_transposed") and hasattr(module, "_apply_gate")
+
+
+def expert_matrices(module: Any, name: str) -> Tensor:
+    """A fused parameter as [E, out, in], whichever way round the family stores it."""
+    weights = getattr(module, name)
+    return weights.transpose(1, 2) if module.is_transposed else weights

@@ -1,0 +1,210 @@
+"""The ranks of a compressed model: from a dense model to empty low-rank modules, and back to a dense one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from .lillama_experts import LowRankExperts
+from .lillama_modules import LowRankEmbedding, LowRankLinear
+
+METHOD = "lillama"
+FORMAT_VERSION = 2
+
+
+class LowRankConfig(QuantizationConfigMixin):
+    """The ranks of a compressed model, as ``config.json`` holds them.
+
+    :param linear: module name to rank; Conv1D modules count as linear. :param embedding: the same for embeddings.
+    :param experts: module name to {parameter: rank}. :param without_bias: the replaced linears lost their biases.
+    :param stock: the configuration of a stock quantizer that the factors went through; a dictionary where they are
+        already stored so.
+    :raises ValueError: for a checkpoint of a newer format.
+    """
+
+    def __init__(
+        self,
+        *,
+        linear: Mapping[str, int] | None = None,
+        embedding: Mapping[str, int] | None = None,
+        experts: Mapping[str, Mapping[str, int]] | None = None,
+        without_bias: bool = False,
+        stock: Any = None,
+        format_version: int = FORMAT_VERSION,
+        **_: Any,
+    ) -> None:
+        if format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"this checkpoint has format_version {format_version}; this lillama reads up to {FORMAT_VERSION}:"
+                " upgrade it"
+            )
+        self.quant_method: Any = METHOD
+        self.format_version = format_version
+        self.linear = dict(linear or {})
+        self.embedding = dict(embedding or {})
+        self.experts = {module: dict(ranks) for module, ranks in (experts or {}).items()}
+        self.without_bias = without_bias
+        self.stock = stock
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``config.json`` holds."""
+        values = {key: value for key, value in vars(self).items() if key != "stock"}
+        stock = self.stock if isinstance(self.stock, dict) or self.stock is None else self.stock.to_dict()
+        return values | ({"stock": stock} if stock else {})
+
+    @property
+    def guard(self) -> str:
+        """The name of the zero-size tensor; the same whatever the order of the ranks (``config.json`` sorts them)."""
+        weights = [f"{name}.weight" for name in (*self.linear, *self.embedding)]
+        fused = [f"{module}.{name}" for module, ranks in self.experts.items() for name in ranks]
+        return min(weights or fused)
+
+
+def install(model: Any, config: LowRankConfig) -> list[str]:
+    """Put empty low-rank modules into a dense model, in place; returns their names in this model.
+
+    :raises LookupError: for a module that the model does not have; a base model may lack the head.
+    """
+    installed = []
+    for name, rank in config.linear.items():
+        if (place := local_name(model, name)) is not None:
+            put(model, place, empty_linear(model.get_submodule(place), rank, bias=not config.without_bias))
+            installed.append(place)
+    for name, rank in config.embedding.items():
+        if (place := local_name(model, name)) is not None:
+            put(model, place, empty_embedding(model.get_submodule(place), rank))
+            installed += [place, *tie_head(model, place)]
+    for name, ranks in config.experts.items():
+        if (place := local_name(model, name)) is not None:
+            put(model, place, LowRankExperts(model.get_submodule(place), ranks))
+            installed.append(place)
+    return installed
+
+
+def local_name(model: Any, name: str) -> str | None:
+    """A saved module's name in this model: with or without the base model's prefix; None for a head it goes without.
+
+    :raises LookupError: for a module that is not there and should be.
+    """
+    prefix = model.base_model_prefix
+    for place in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        try:
+            model.get_submodule(place)
+        except AttributeError:
+            continue
+        return place
+    inside = any(part.isdigit() for part in name.split("."))  # blocks are numbered, heads are not
+    if inside or type(model).__name__ in (model.config.architectures or [type(model).__name__]):
+        raise LookupError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
+    return None
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one with this name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def empty_linear(dense: Any, rank: int, *, bias: bool = True) -> LowRankLinear:
+    """A low-rank linear in the shape of a Linear or Conv1D, its weights yet to be filled.
+
+    :raises LookupError: for a module of another kind.
+    """
+    if not isinstance(dense, nn.Linear | Conv1D):
+        raise LookupError(f"a {type(dense).__name__} is no linear")
+    in_features, out_features = dense.weight.shape if isinstance(dense, Conv1D) else dense.weight.shape[::-1]
+    place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
+    return LowRankLinear(in_features, out_features, rank, bias=bias and dense.bias is not None, **place)
+
+
+def empty_embedding(dense: Any, rank: int) -> LowRankEmbedding:
+    """A low-rank embedding in the shape of a dense one.
+
+    :raises LookupError: for a module of another kind; embeddings that scale what they give are among those.
+    """
+    if type(dense) is not nn.Embedding:
+        raise LookupError(f"a {type(dense).__name__} is no plain embedding")
+    place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
+    return LowRankEmbedding(dense.num_embeddings, dense.embedding_dim, rank, padding_idx=dense.padding_idx, **place)
+
+
+def tied_head(model: Any, embedding: str) -> str | None:
+    """The name of the head whose weight is the embedding's, by the model's configuration."""
+    keys = getattr(model, "all_tied_weights_keys", None) or {}
+    heads = [target for target, source in keys.items() if source == f"{embedding}.weight"]
+    return heads[0].removesuffix(".weight") if heads else None
+
+
+def tie_head(model: Any, embedding: str) -> list[str]:
+    """Give a tied head the factors of its low-rank embedding; the head's name, where there is one."""
+    head = tied_head(model, embedding)
+    if head is None:
+        return []
+    put(model, head, head_of(model.get_submodule(embedding), model.get_submodule(head)))
+    note_tie(model, embedding, head)
+    return [head]
+
+
+def note_tie(model: Any, embedding: str, head: str) -> None:
+    """Tell transformers that a head shares both factors of its embedding, instead of one weight."""
+    pairs = {f"{head}.{factor}.weight": f"{embedding}.{factor}.weight" for factor in ("A", "B")}
+    for attribute in ("_tied_weights_keys", "all_tied_weights_keys"):
+        keys = dict(getattr(model, attribute, None) or {})
+        keys.pop(f"{head}.weight", None)
+        setattr(model, attribute, keys | pairs)
+
+
+def head_of(embedding: LowRankEmbedding, dense: Any) -> LowRankLinear:
+    """The head that shares an embedding's factors; its bias is the dense head's."""
+    head = empty_linear(dense, embedding.rank)
+    head.A.weight, head.B.weight = embedding.A.weight, embedding.B.weight
+    if head.A.bias is not None and not head.A.bias.is_meta:
+        with torch.no_grad():
+            head.A.bias.copy_(dense.bias)
+    return head
+
+
+@torch.no_grad()
+def merge(model: Any, config: LowRankConfig) -> Any:
+    """Multiply every pair of factors out, in place: the model is a plain dense one again."""
+    with torch.device("meta"):
+        dense = type(model)(model.config)
+    for name in (*config.linear, *config.embedding):
+        place = str(local_name(model, name))
+        put(model, place, _merged(model.get_submodule(place), dense.get_submodule(place)))
+    for name in config.experts:
+        place = str(local_name(model, name))
+        put(model, place, _merged_experts(model.get_submodule(place), dense.get_submodule(place)))
+    for attribute in ("_tied_weights_keys", "all_tied_weights_keys", "_weight_conversions", "save_pretrained"):
+        vars(model).pop(attribute, None)
+    model.all_tied_weights_keys = dense.all_tied_weights_keys
+    for name in config.embedding:
+        if (head := tied_head(model, str(local_name(model, name)))) is not None:
+            put(model, head, _merged(model.get_submodule(head), dense.get_submodule(head)))
+    model.tie_weights()
+    del model.config.auto_map
+    return model
+
+
+def _merged(factors: Any, dense: Any) -> nn.Module:
+    weight = factors.A.weight @ factors.B.weight
+    dense.weight = nn.Parameter(weight.T.contiguous() if isinstance(dense, Conv1D) else weight)
+    if getattr(dense, "bias", None) is not None:
+        lost = factors.bias is None  # the biases of a model compressed without them are zero
+        dense.bias = nn.Parameter(weight.new_zeros(len(weight)) if lost else factors.bias)
+    return dense
+
+
+def _merged_experts(factors: Any, dense: Any) -> nn.Module:
+    for name, parameter in factors.named_parameters(recurse=False):
+        setattr(dense, name, parameter)
+    for name, child in factors.named_children():
+        if name != "lowrank":
+            setattr(dense, name, child)
+    for name, pair in factors.lowrank.items():
+        weights = pair.A @ pair.B
+        setattr(dense, name, nn.Parameter(weights.transpose(1, 2).contiguous() if dense.is_transposed else weights))
+    return dense

@@ -1,0 +1,209 @@
+"""How transformers loads and saves compressed models: a quantizer plugin that puts factors in the place of matrices.
+
+On load, it replaces the named modules on the meta device before the weights arrive; the model class stays the native
+one and the model is an ordinary one from then on. On save, a zero-size tensor stands under one compressed module's dense
+name, so that a reader without the plugin fails instead of filling the missing weights at random.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AutoHfQuantizer,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+
+from .lillama_format import METHOD, LowRankConfig, install, merge, note_tie, tied_head
+
+# A checkpoint carries these beside its weights; transformers follows their relative imports.
+RUNTIME_FILES = ("lillama_modules.py", "lillama_experts.py", "lillama_format.py", "lillama_plugin.py")
+
+
+class LowRankQuantizer(HfQuantizer):
+    """Swaps modules before weights are loaded; a stock quantizer, where there is one, then does its own work."""
+
+    requires_calibration = True
+    quantization_config: LowRankConfig
+
+    def __init__(self, quantization_config: LowRankConfig, **options: Any) -> None:
+        super().__init__(quantization_config, **options)
+        stock = quantization_config.stock
+        self.stock: Any = None
+        if stock is not None:
+            self.stock = AutoHfQuantizer.from_config(stock, pre_quantized=isinstance(stock, dict))
+            quantization_config.stock = self.stock.quantization_config
+            self.pre_quantized = self.stock.pre_quantized
+
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: list[str] | None = None, **options: Any
+    ) -> None:
+        check_files(checkpoint_files or [])
+        names = install(model, self.quantization_config)
+        ignore_on_load(model, self.quantization_config.guard)
+        refuse_missing(model, names)
+        if self.stock is not None:
+            self.stock._process_model_before_weight_loading(model, checkpoint_files=checkpoint_files, **options)
+
+    def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
+        del model._move_missing_keys_from_meta_to_device
+        keep_format(model, self)
+        if self.stock is not None:
+            model.quantization_method = self.stock.quantization_config.quant_method
+            return self.stock._process_model_after_weight_loading(model, **options)
+        model.is_quantized = False  # an ordinary float model from here on: .half(), Trainer, full fine-tuning
+        del model.quantization_method
+        for module in model.modules():
+            if hasattr(getattr(module, "config", None), "_is_quantized"):
+                del module.config._is_quantized
+        return model
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
+        kept = kept_conversions(weight_conversions, self.quantization_config)
+        return kept if self.stock is None else self.stock.update_weight_conversions(kept, model)
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        state, metadata = (None, {}) if self.stock is None else self.stock.get_state_dict_and_metadata(model)
+        state = model.state_dict() if state is None else state
+        return {**state, self.quantization_config.guard: torch.empty(0)}, metadata
+
+    def is_serializable(self) -> bool:
+        return self.stock is None or self.stock.is_serializable()
+
+    @property
+    def is_trainable(self) -> bool:
+        return self.stock is None or self.stock.is_trainable
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        if self.stock is not None:
+            raise ValueError("dequantize() needs the factors as they were before the stock quantizer: load that folder")
+        return merge(model, self.quantization_config)
+
+
+def _delegated(name: str) -> Any:
+    """The method of a stock quantizer, or of the base class where there is none."""
+
+    def call(self: LowRankQuantizer, *args: Any, **options: Any) -> Any:
+        own = getattr(HfQuantizer, name)
+        return own(self, *args, **options) if self.stock is None else getattr(self.stock, name)(*args, **options)
+
+    call.__name__ = name
+    return call
+
+
+for _name in (
+    "validate_environment",
+    "update_dtype",
+    "update_device_map",
+    "adjust_max_memory",
+    "param_needs_quantization",
+    "param_element_size",
+    "get_new_dtype",
+    "get_quantize_ops",
+):
+    setattr(LowRankQuantizer, _name, _delegated(_name))
+
+
+def check_files(files: Iterable[str]) -> None:
+    """Raise a ValueError that names a weight file which is cut short or no safetensors file."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+
+
+def ignore_on_load(model: Any, guard: str) -> None:
+    """The guard tensor is no weight."""
+    known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or set()
+    stem = guard.removeprefix(f"{model.base_model_prefix}.")
+    model._keys_to_ignore_on_load_unexpected = {*known, rf"(^|\.){re.escape(stem)}$"}
+
+
+def refuse_missing(model: Any, names: list[str]) -> None:
+    """Make loading raise where the checkpoint lacks a factor: transformers would fill it with random numbers."""
+    inside = tuple(f"{name}." for name in names)
+
+    def check(self: Any, missing: Any, *rest: Any) -> None:
+        lost = sorted(key for key in missing - self.all_tied_weights_keys.keys() if key.startswith(inside))
+        if lost:
+            raise ValueError(f"the checkpoint lacks {len(lost)} weights of its low-rank modules: {', '.join(lost[:5])}")
+        type(self)._move_missing_keys_from_meta_to_device(self, missing, *rest)
+
+    model._move_missing_keys_from_meta_to_device = MethodType(check, model)
+
+
+def kept_conversions(conversions: Iterable[Any], config: LowRankConfig) -> list[Any]:
+    """Weight conversions without those that merge or split what is compressed; renamings stay."""
+    replaced = [f"{name}.weight" for name in (*config.linear, *config.embedding)]
+    replaced += [f"{module}.{name}" for module, ranks in config.experts.items() for name in ranks]
+
+    def touches(conversion: Any) -> bool:
+        return any(re.search(f"(?:{target})$", name) for target in conversion.target_patterns for name in replaced)
+
+    return [c for c in conversions if not isinstance(c, WeightConverter) or not touches(c)]
+
+
+def keep_format(model: Any, quantizer: LowRankQuantizer) -> None:
+    """Make a model's own ``save_pretrained`` (and so ``push_to_hub``) write a whole compressed checkpoint."""
+    config = quantizer.quantization_config
+    model.hf_quantizer = quantizer
+    model.config.quantization_config = config
+    model.config.auto_map = {"AutoConfig": f"{Path(RUNTIME_FILES[-1]).stem}.{NativeConfig.__name__}"}
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions is None:
+        conversions = get_model_conversion_mapping(model, add_legacy=False)
+    model._weight_conversions = kept_conversions(conversions, config)
+    model.save_pretrained = MethodType(_save_with_runtime, model)
+
+
+def _save_with_runtime(self: Any, save_directory: str | Path, **options: Any) -> None:
+    type(self).save_pretrained(self, save_directory, **options)
+    for name in RUNTIME_FILES:
+        shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
+
+
+class NativeConfig:
+    """What ``auto_map`` of a checkpoint names: registers the plugin, then hands out the native configuration."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Called by transformers when it loads this class from a checkpoint; nothing to do."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Any:
+        """The configuration as the installed transformers has it."""
+        register()
+        return AutoConfig.from_pretrained(folder, **{**options, "trust_remote_code": False})
+
+
+def register() -> None:
+    """Make transformers know compressed checkpoints; a second call does nothing."""
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(LowRankConfig)
+        register_quantizer(METHOD)(LowRankQuantizer)
+
+
+def mark(model: Any, config: LowRankConfig) -> None:
+    """Mark a model compressed in memory, so that its ``save_pretrained`` writes a loadable checkpoint."""
+    for embedding in config.embedding:
+        if (head := tied_head(model, embedding)) is not None:
+            note_tie(model, embedding, head)
+    keep_format(model, LowRankQuantizer(config, pre_quantized=True))

@@ -1,0 +1,121 @@
+"""One mechanism for every family: compress, save, load, save again, merge, distil."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig
+from lillama.data.tokens import TokenBlocks
+from lillama.distill.joint import learn_batch, make_learners
+from lillama.init import start_factors
+from lillama.model.checkpoint import load_checkpoint, save_checkpoint
+from lillama.model.inputs import Batch, model_inputs
+from lillama.model.load import byte_tokenizer
+from lillama.model.student import Student
+from lillama.model.targets import model_shape
+from lillama.model.task import AUTO_CLASSES, task_of_architecture
+from lillama.runtime import LowRank
+from tests.families import FAMILIES, batch_for, tiny
+from tests.model.test_student import student_of
+
+WITH_ENDS = ["llama", "opt", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "mamba", "jamba", "modernbert"]
+CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in WITH_ENDS]
+
+
+def mixed_ranks(model, *, ends=False):
+    """Odd and even ranks, and every fourth matrix dense."""
+    targets = model_shape(model, TargetsConfig(include=["*"]) if ends else None).targets
+    return {t.name: max(1, min(t.shape) // 2 - i % 3) for i, t in enumerate(targets) if i % 4 != 3}
+
+
+def tensors_of(folder: Path):
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: value for file in files for name, value in load_file(file).items()}, len(files)
+
+
+@torch.no_grad()
+def perturb_biases(model):
+    """Biases start at zero in most families."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+@torch.no_grad()
+def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
+    model = tiny(family)
+    perturb_biases(model)
+    ranks = mixed_ranks(model, ends=ends)
+    model = student_of(model, ranks).settle()
+    inputs = model_inputs(model, batch_for(model)).arguments
+    logits = model(**inputs).logits
+    save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#", max_shard_size="20KB")
+    loaded = load_checkpoint(tmp_path / "a", attn_implementation="eager")  # raises for any key that does not fit
+    torch.testing.assert_close(loaded(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
+    own, theirs = model.state_dict(), loaded.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    loaded.save_pretrained(tmp_path / "b", max_shard_size="20KB")
+    (first, shards), (second, _) = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "b")
+    assert shards > 2
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+@torch.no_grad()
+def test_dequantize_gives_a_plain_dense_model(family, ends, tmp_path):
+    model = tiny(family)
+    perturb_biases(model)
+    ranks = mixed_ranks(model, ends=ends)
+    model = student_of(model, ranks).settle()
+    inputs = model_inputs(model, batch_for(model)).arguments
+    logits = model(**inputs).logits
+    save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#")
+    load_checkpoint(tmp_path / "a").dequantize().save_pretrained(tmp_path / "dense")
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    assert not {"quantization_config", "auto_map"} & config.keys()
+    assert not list((tmp_path / "dense").glob("*.py"))
+    auto = AUTO_CLASSES[task_of_architecture(model.config)]
+    dense, report = auto.from_pretrained(tmp_path / "dense", output_loading_info=True, attn_implementation="eager")
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(isinstance(module, LowRank) for module in dense.modules())
+    torch.testing.assert_close(dense(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, ends):
+    model = tiny(family)
+    batch = batch_for(model, 4, 16)
+    data = FixedBatch(batch)
+    student = Student(model, start_factors(model, mixed_ranks(model, ends=ends), data, FeatureConfig()))
+    learners = make_learners(student, DistillConfig(), LossConfig(inputs=Inputs.teacher_student))
+    inputs = model_inputs(model, batch)
+
+    def losses(update):
+        return learn_batch(student, learners, inputs, feeds=Inputs.teacher, update=update)
+
+    before = losses(lambda learner, loss: learner.update(1e-4, loss))
+    after = losses(lambda learner, loss: None)
+    assert before.keys() == after.keys()
+    assert all(after[index] < before[index] for index in before), (before, after)
+
+
+class FixedBatch(TokenBlocks):
+    """Calibration data that is one batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.ids.numpy(), batch.ids.new_full((len(batch.ids),), batch.ids.shape[1]).numpy())
+        object.__setattr__(self, "batch", batch)
+
+    __slots__ = ("batch",)
+
+    def head(self, tokens):
+        return self
+
+    def batches(self, size, device):
+        yield self.batch
