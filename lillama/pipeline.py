@@ -19,7 +19,7 @@ from lillama.fingerprint import run_fingerprint
 from lillama.init import start_factors
 from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import load_model
+from lillama.model.load import load_model, show_progress
 from lillama.model.student import Student
 from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
 from lillama.record import CHECKPOINT, Record, finished, recording
@@ -38,6 +38,7 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
     :raises DivergedError: for a loss, a perplexity or a weight that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    show_progress(config.progress)
     fingerprint = run_fingerprint(config)
     previous = finished(config, folder, fingerprint)
     if previous is not None:

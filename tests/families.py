@@ -47,6 +47,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "v_head_dim": 8,
         "first_k_dense_replace": 1,
     },
+    "granitemoe": {**GROUPED, "num_experts_per_tok": 2, "num_local_experts": 4},
+    "hunyuan_v1_moe": {**GROUPED, "num_experts": 4, "moe_topk": 2, "head_dim": 8},
     "gpt_oss": {**EXPERTS, "num_local_experts": 4, "sliding_window": 4},
     "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 64, "state_size": 4, "time_step_rank": 4},
     "mamba2": {

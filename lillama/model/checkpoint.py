@@ -60,6 +60,8 @@ def load_checkpoint(
     register()
     config = AutoConfig.from_pretrained(folder)
     if quantization_config is not None:
+        if "stock" in config.quantization_config:
+            raise ValueError(f"{folder}: its factors are quantized already")
         config.quantization_config |= {"stock": quantization_config}
     auto = auto or AUTO_CLASSES[task_of_architecture(config)]
     strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -49,9 +49,15 @@ def model_inputs(model: Any, batch: Batch) -> ModelInputs:
     if model.config.is_encoder_decoder:
         return _halves(model, batch)
     attention = None if batch.mask is None else batch.mask.long()
-    cached = "use_cache" in inspect.signature(model.forward).parameters
-    cache = {"use_cache": False} if cached else {}
+    cache = {"use_cache": False} if _takes_use_cache(model) else {}
     return ModelInputs({"input_ids": batch.ids, "attention_mask": attention, **cache}, (batch.mask,))
+
+
+def _takes_use_cache(model: Any) -> bool:
+    """Whether a model keeps a cache: some families name the argument, others pass it on unnamed."""
+    parameters = inspect.signature(model.forward).parameters
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return "use_cache" in parameters or (passed_on and hasattr(model.config, "use_cache"))
 
 
 def _halves(model: Any, batch: Batch) -> ModelInputs:

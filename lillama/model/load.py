@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as logging_of_transformers
 
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
@@ -133,6 +134,11 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
         auto = AUTO_CLASSES[model_task(config, cache_dir)]
         model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(device)
     return model.eval().requires_grad_(False)
+
+
+def show_progress(on: bool) -> None:
+    """Whether transformers draws its own progress bars."""
+    (logging_of_transformers.enable_progress_bar if on else logging_of_transformers.disable_progress_bar)()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,6 +1,6 @@
 """Which matrices of a model may be factorised: linears in its blocks, fused experts, and the embedding and the head."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,7 +14,7 @@ from lillama.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.runtime import expert_matrices, is_fused_experts, tied_head
 
-ROUTERS = ("router", "gate", "shared_expert_gate")  # dense, unless they are asked for
+ROUTERS = {"router", "gate", "shared_expert_gate"}  # dense, unless they are asked for
 READ_BY_WEIGHT = ("dt_proj",)  # Mamba's and Jamba's: the weight is used, the module is never called
 
 
@@ -64,26 +64,33 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     :raises ConfigError: for a pattern that matches nothing.
     """
     blocks = Blocks(model)
-    targets = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
+    inside = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
     ends = list(_ends(model, blocks))
-    kept = _choose([*ends[:1], *targets, *ends[1:]], ends, chosen or TargetsConfig())
+    every = [*ends[:1], *inside, *ends[1:]]
+    default = [target for target in inside if ROUTERS.isdisjoint(target.name.split("."))]
+    tied = {target.name: tied_head(model, target.name) for target in ends}
+    kept = _chosen(every, default, chosen or TargetsConfig(), tied)
     return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept)
 
 
-def _choose(every: Sequence[Target], ends: Sequence[Target], chosen: TargetsConfig) -> tuple[Target, ...]:
-    for key, patterns in (("include", chosen.include), ("exclude", chosen.exclude)):
-        for pattern in patterns or ():
-            if not any(matches(target.name, pattern) for target in every):
+def _chosen(
+    every: Sequence[Target], default: Sequence[Target], chosen: TargetsConfig, tied: Mapping[str, str | None]
+) -> tuple[Target, ...]:
+    """The targets that the patterns leave; a tied head's name stands for its embedding's."""
+
+    def matched(key: str, patterns: Sequence[str]) -> set[Target]:
+        found: set[Target] = set()
+        for pattern in patterns:
+            own = {t for t in every if matches(t.name, pattern) or matches(tied.get(t.name) or "", pattern)}
+            if not own:
                 names = sorted({target.name.rpartition(".")[2] for target in every})
                 raise ConfigError(f"model.targets.{key}: {pattern!r} matches nothing; there are {', '.join(names)}")
+            found |= own
+        return found
 
-    def included(target: Target) -> bool:
-        if chosen.include is None:
-            return target not in ends and target.name.rpartition(".")[2] not in ROUTERS
-        return any(matches(target.name, pattern) for pattern in chosen.include)
-
-    excluded = chosen.exclude or []
-    return tuple(t for t in every if included(t) and not any(matches(t.name, pattern) for pattern in excluded))
+    kept = set(default) if chosen.include is None else matched("include", chosen.include)
+    kept -= matched("exclude", chosen.exclude or [])
+    return tuple(target for target in every if target in kept)
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -1,6 +1,7 @@
 """Fused experts (3-D parameters, one matrix an expert) with some of their matrices as low-rank factors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.integrations.moe import _grouped_mm
 from .lillama_modules import LowRank
 
 ALIGNMENT = 16  # bytes; what a grouped matrix product asks of strides
+Product = Callable[[Tensor, Tensor], Tensor]  # rows [n, in] and weights [E, out, in] to rows [n, out]
 
 
 class FactorPair(nn.Module):
@@ -22,10 +24,9 @@ class FactorPair(nn.Module):
         self.A = nn.Parameter(weights.new_empty(experts, out_features, rank))
         self.B = nn.Parameter(weights.new_empty(experts, rank, in_features))
 
-    @property
-    def rank(self) -> int:
-        """The rank that all experts share."""
-        return self.A.shape[-1]
+    def forward(self, rows: Tensor, product: Product) -> Tensor:
+        """Rows [n, in], sorted by expert, through B and A [n, out]."""
+        return product(product(rows, self.B), self.A)
 
 
 class LowRankExperts(LowRank):
@@ -55,7 +56,7 @@ class LowRankExperts(LowRank):
         :param top_k_weights: [n, k].
         """
         own: Any = self
-        count = self._matrices("down_proj")[0].shape[0]
+        count = own.num_experts
         experts, order = top_k_index.flatten().sort(stable=True)
         token = order // top_k_index.shape[-1]
         known = experts < count
@@ -70,29 +71,23 @@ class LowRankExperts(LowRank):
         out = torch.where(known[:, None], out * top_k_weights.flatten()[order, None], 0)
         return torch.zeros_like(hidden_states).index_add_(0, token, out.to(hidden_states.dtype))
 
-    def _matrices(self, name: str) -> list[Tensor]:
-        """What a row goes through, one after the other: B and A, or the dense matrix; each [E, out, in]."""
-        if name not in self.lowrank:
-            return [expert_matrices(self, name)]
-        pair: Any = self.lowrank[name]
-        return [pair.B, pair.A]
-
     def _project(self, name: str, rows: Tensor, experts: Tensor, ends: Tensor) -> Tensor:
         """The rows [n, in], sorted by expert, through their experts' matrices.
 
         :param experts: the rows' experts [n]. :param ends: where each expert's rows end [E].
         """
-        for weights in self._matrices(name):
-            rows = self._product(rows, weights, ends)
+        product = partial(self._product, ends)
+        dense = name not in self.lowrank
+        # A pair is called as a module, so that whoever moves weights at a module's call (offloading) finds it.
+        out = product(rows, expert_matrices(self, name)) if dense else self.lowrank[name](rows, product)
         own: Any = self
-        return rows + getattr(self, f"{name}_bias")[experts] if own.has_bias else rows
+        return out + getattr(self, f"{name}_bias")[experts] if own.has_bias else out
 
-    def _product(self, rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-        """Rows [n, in] by weights [E, out, in]; the experts one by one, or grouped where strides allow it."""
-        aligned = all(size * weights.element_size() % ALIGNMENT == 0 for size in weights.shape[1:])
+    def _product(self, ends: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Rows [n, in] by weights [E, out, in]: the experts one by one, or in one grouped product."""
         own: Any = self
-        if own.config._experts_implementation != "eager" and aligned:
-            return _grouped_mm(rows.contiguous(), weights.transpose(1, 2), offs=ends.int())
+        if own.config._experts_implementation != "eager":
+            return _grouped(rows, weights, ends)
         out = rows.new_zeros(len(rows), weights.shape[1])
         begin = 0
         for weight, end in zip(weights, ends.tolist(), strict=True):
@@ -100,6 +95,17 @@ class LowRankExperts(LowRank):
                 out[begin:end] = F.linear(rows[begin:end], weight).to(out.dtype)
             begin = end
         return out
+
+
+def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """The grouped product, which asks for aligned strides: an odd rank is padded with zeros (a copy; 8k is free)."""
+    unit = ALIGNMENT // weights.element_size()
+    out_features = weights.shape[1]
+    short_out, short_in = (-size % unit for size in weights.shape[1:])
+    if short_out or short_in:
+        rows, weights = F.pad(rows, (0, short_in)), F.pad(weights, (0, short_in, 0, short_out))
+    out = _grouped_mm(rows.contiguous(), weights.transpose(1, 2), offs=ends.int())
+    return out[:, :out_features]
 
 
 def is_fused_experts(module: nn.Module) -> bool:

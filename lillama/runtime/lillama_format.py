@@ -96,8 +96,8 @@ def local_name(model: Any, name: str) -> str | None:
         except AttributeError:
             continue
         return place
-    inside = any(part.isdigit() for part in name.split("."))  # blocks are numbered, heads are not
-    if inside or type(model).__name__ in (model.config.architectures or [type(model).__name__]):
+    numbered = any(part.isdigit() for part in name.split("."))  # blocks are, heads are not
+    if numbered or model.get_output_embeddings() is not None:
         raise LookupError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
     return None
 

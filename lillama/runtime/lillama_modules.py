@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -41,6 +42,11 @@ def _computed(value: Any) -> Any:
     return value.a @ value.b if isinstance(value, FactoredWeight) else value
 
 
+def _factored(a: Tensor, b: Tensor) -> Tensor:
+    """A @ B, lazily; a compiler drops a product that nobody uses, and would stumble over a class of its own."""
+    return a @ b if torch.compiler.is_compiling() else FactoredWeight(a, b)
+
+
 class LowRank(nn.Module):
     """A module that stands in the place of a dense one."""
 
@@ -69,7 +75,7 @@ class LowRankLinear(LowRank):
     @property
     def weight(self) -> Tensor:
         """A @ B [out, in], lazily."""
-        return FactoredWeight(self.A.weight, self.B.weight)
+        return _factored(self.A.weight, self.B.weight)
 
     @property
     def bias(self) -> Tensor | None:
@@ -81,6 +87,18 @@ class LowRankLinear(LowRank):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+
+
+class Expansion(nn.Module):
+    """x [..., r] to x B [..., d], with B [r, d] as a linear's weight has it that goes the other way."""
+
+    def __init__(self, rank: int, features: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rank, features, **factory))
+        nn.init.kaiming_uniform_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T)
 
 
 class LowRankEmbedding(LowRank):
@@ -95,15 +113,15 @@ class LowRankEmbedding(LowRank):
         self.rank = rank
         self.padding_idx = padding_idx
         self.A = nn.Embedding(num_embeddings, rank, padding_idx=padding_idx, **factory)
-        self.B = nn.Linear(embedding_dim, rank, bias=False, **factory)  # used from its other side
+        self.B = Expansion(rank, embedding_dim, **factory)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.linear(self.A(ids), self.B.weight.T)
+        return self.B(self.A(ids))
 
     @property
     def weight(self) -> Tensor:
         """A @ B [V, d], lazily."""
-        return FactoredWeight(self.A.weight, self.B.weight)
+        return _factored(self.A.weight, self.B.weight)
 
     def factor_parameters(self) -> Iterator[nn.Parameter]:
         yield from (*self.A.parameters(), *self.B.parameters())

@@ -1,7 +1,7 @@
 """How transformers loads and saves compressed models: a quantizer plugin that puts factors in the place of matrices.
 
 On load, it replaces the named modules on the meta device before the weights arrive; the model class stays the native
-one and the model is an ordinary one from then on. On save, a zero-size tensor stands under one compressed module's dense
+one, and the model an ordinary one from then on. On save, a zero-size tensor stands under one compressed module's dense
 name, so that a reader without the plugin fails instead of filling the missing weights at random.
 """
 

@@ -112,6 +112,33 @@ def test_a_missing_factor_is_named(saved):
         load_checkpoint(folder)
 
 
+@pytest.mark.parametrize("way", [load_checkpoint, AutoModelForCausalLM.from_pretrained])
+def test_a_missing_factor_is_named_by_every_way_of_loading(saved, way):
+    """Plain ``from_pretrained`` only warns of missing weights and fills them in at random."""
+    _, folder = saved
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.self_attn.k_proj.B.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.self_attn\.k_proj\.B\.weight"):
+        way(folder)
+
+
+@pytest.mark.parametrize("way", [load_checkpoint, AutoModelForCausalLM.from_pretrained])
+def test_a_truncated_file_is_named(saved, way):
+    _, folder = saved
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
+        way(folder)
+
+
+def test_a_module_of_another_kind_is_refused(saved):
+    _, folder = saved
+    _edit_config(folder, linear={**RANKS, "model.layers.0.input_layernorm": 3})
+    with pytest.raises(LookupError, match="LlamaRMSNorm is no linear"):
+        load_checkpoint(folder)
+
+
 def test_a_full_disk_is_noticed_before_anything_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match="GB are free"):
         check_space(tmp_path, 10**18, torch.float32)

@@ -1,0 +1,149 @@
+"""What people do with a transformers checkpoint, done with ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from lillama import load_checkpoint
+from lillama.runtime import RUNTIME_FILES, LowRank
+from tests.ecosystem.conftest import make_checkpoint
+
+
+def low_rank_count(model):
+    return sum(isinstance(module, LowRank) for module in model.modules())
+
+
+@torch.no_grad()
+def test_the_base_model_alone(saved):
+    base = AutoModel.from_pretrained(saved.folder)
+    hidden = saved.model.model(saved.ids).last_hidden_state
+    torch.testing.assert_close(base(saved.ids).last_hidden_state, hidden, atol=1e-5, rtol=1e-5)
+    assert low_rank_count(base) == low_rank_count(saved.model)
+
+
+@torch.no_grad()
+def test_the_base_model_saved_by_itself_finds_its_way_back(saved, tmp_path):
+    AutoModel.from_pretrained(saved.folder).save_pretrained(tmp_path)
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {"lm_head.weight"}, "the base model has no head; nothing else is lost"
+    again = model.model(saved.ids).last_hidden_state
+    torch.testing.assert_close(again, saved.model.model(saved.ids).last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@torch.no_grad()
+def test_sequence_classification_with_a_new_head(ends, tmp_path):
+    """Where the head itself is low-rank, a model without it goes without its factors too."""
+    saved = make_checkpoint("llama", tmp_path / "a", ends=ends)
+    options = {"num_labels": 3, "output_loading_info": True}
+    model, report = AutoModelForSequenceClassification.from_pretrained(saved.folder, **options)
+    assert report["missing_keys"] == {"score.weight"}
+    assert all(name.startswith("lm_head.") for name in report["unexpected_keys"])
+    assert low_rank_count(model) == low_rank_count(saved.model) - ends
+    model.save_pretrained(tmp_path / "b")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "b")
+    assert torch.equal(model(saved.ids).logits, again(saved.ids).logits)
+
+
+def test_pipeline_and_generate(saved):
+    text = pipeline("text-generation", model=str(saved.folder))("hello", max_new_tokens=3)[0]["generated_text"]
+    assert text.startswith("hello")
+    loaded = AutoModelForCausalLM.from_pretrained(saved.folder)
+    greedy = {"max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(loaded.generate(saved.ids, **greedy), saved.model.generate(saved.ids, **greedy))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_narrow_dtypes(either, dtype):
+    loaded = AutoModelForCausalLM.from_pretrained(either.folder, dtype=dtype)
+    wide = AutoModelForCausalLM.from_pretrained(either.folder)
+    for name, value in wide.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.to(dtype))
+    relative = (loaded(either.ids).logits.float() - either.logits).norm() / either.logits.norm()
+    assert relative < 0.1
+    assert wide.half().dtype == torch.float16
+
+
+@torch.no_grad()
+def test_device_map_and_disk_offload(either, tmp_path):
+    whole = AutoModelForCausalLM.from_pretrained(either.folder, device_map="auto")
+    torch.testing.assert_close(whole(either.ids).logits, either.logits, atol=1e-5, rtol=1e-5)
+    places = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.1"), "cpu")
+    places |= {"model.layers.0": "disk", "model.layers.2": "disk"}
+    options = {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+    spread = AutoModelForCausalLM.from_pretrained(either.folder, **options)
+    assert spread.hf_device_map == places
+    torch.testing.assert_close(spread(either.ids).logits, either.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_full_fine_tuning_through_trainer_saves_and_loads_exactly(either, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(either.folder)
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(4, 60, (8, 8))]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        save_steps=3,
+        per_device_train_batch_size=2,
+        learning_rate=1e-3,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        log_level="error",
+    )
+    Trainer(model=model, args=arguments, train_dataset=rows).train()
+    loaded = load_checkpoint(tmp_path / "checkpoint-3")
+    trained, before = model.state_dict(), either.model.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
+    changed = {name for name in trained if not torch.equal(trained[name], before[name])}
+    assert any(".A." in name for name in changed)
+    assert any("norm" in name for name in changed), "everything was trained, not the factors alone"
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(either.ids).logits, model.eval()(either.ids).logits)
+
+
+def test_push_to_hub_uploads_the_same_folder(saved, tmp_path, monkeypatch):
+    """The network is not there: what would be uploaded is looked at instead."""
+    uploaded = {}
+
+    def commit(self, repo_id, operations, **_):
+        for operation in operations:
+            uploaded[operation.path_in_repo] = Path(operation.path_or_fileobj).read_bytes()
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id})())
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    monkeypatch.setattr(ModelCard, "load", lambda *_, **__: ModelCard("# a card"))
+    AutoModelForCausalLM.from_pretrained(saved.folder).push_to_hub("somebody/small")
+    AutoTokenizer.from_pretrained(saved.folder).push_to_hub("somebody/small")
+    assert {*RUNTIME_FILES, "config.json", "model.safetensors", "tokenizer.json"} <= uploaded.keys()
+    assert json.loads(uploaded["config.json"])["quantization_config"]["quant_method"] == "lillama"
+    assert uploaded["lillama_plugin.py"] == (saved.folder / "lillama_plugin.py").read_bytes()
+
+
+def test_a_low_rank_embedding_cannot_be_resized_and_says_so(tmp_path):
+    saved = make_checkpoint("llama", tmp_path, ends=True)
+    with pytest.raises(TypeError, match="LowRankEmbedding"):
+        AutoModelForCausalLM.from_pretrained(saved.folder).resize_token_embeddings(80)
+
+
+@torch.no_grad()
+def test_tying_again_changes_nothing(either):
+    """The evaluation harness ties weights after loading."""
+    model = AutoModelForCausalLM.from_pretrained(either.folder)
+    model.tie_weights()
+    model.tie_weights()
+    torch.testing.assert_close(model(either.ids).logits, either.logits, atol=1e-5, rtol=1e-5)
+    if either.model.config.tie_word_embeddings:
+        assert model.lm_head.A.weight is model.model.embed_tokens.A.weight

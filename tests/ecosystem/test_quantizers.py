@@ -1,0 +1,42 @@
+"""A stock quantizer on top of the factors, saved and loaded again."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+
+from lillama import load_checkpoint
+
+
+def int8_weight_only():
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    return TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2))
+
+
+def eight_bits():
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+@pytest.mark.parametrize("stock", [int8_weight_only, eight_bits])
+@torch.no_grad()
+def test_quantized_factors_reload_with_equal_logits(saved, tmp_path, stock):
+    model = load_checkpoint(saved.folder, quantization_config=stock())
+    logits = model(saved.ids).logits
+    relative = (logits - saved.logits).norm() / saved.logits.norm()
+    assert 0 < relative < 0.1, "quantized, and close"
+    model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert told["quant_method"] == "lillama"
+    assert told["stock"]["quant_method"] in ("torchao", "bitsandbytes")
+    for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path), load_checkpoint(tmp_path)):
+        assert torch.equal(loaded(saved.ids).logits, logits)
+        with pytest.raises(ValueError, match="before the stock quantizer"):
+            loaded.dequantize()
+
+
+def test_a_second_quantizer_is_refused(saved, tmp_path):
+    load_checkpoint(saved.folder, quantization_config=int8_weight_only()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="quantized already"):
+        load_checkpoint(tmp_path, quantization_config=int8_weight_only())

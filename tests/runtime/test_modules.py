@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torch import nn
+
+from lillama.runtime import FactoredWeight, LowRankEmbedding, LowRankLinear, head_of
+
+
+@pytest.fixture
+def linear():
+    return LowRankLinear(6, 5, 3, bias=True)
+
+
+def test_the_lazy_weight_answers_without_computing(linear, monkeypatch):
+    def fail(*_):
+        raise AssertionError("computed")
+
+    monkeypatch.setattr("lillama.runtime.lillama_modules._computed", fail)
+    weight = linear.bfloat16().weight
+    assert isinstance(weight, FactoredWeight)
+    assert (weight.dtype, weight.device.type, tuple(weight.shape), weight.ndim) == (torch.bfloat16, "cpu", (5, 6), 2)
+    assert weight.is_floating_point()
+    assert weight.numel() == 30
+
+
+def test_the_lazy_weight_computes_where_it_is_used(linear):
+    x = torch.randn(4, 6)
+    product = linear.A.weight @ linear.B.weight
+    assert torch.equal(linear.weight @ x.T, product @ x.T)
+    assert torch.equal(nn.functional.linear(x, linear.weight, linear.bias), x @ product.T + linear.bias)
+    assert torch.equal(linear.weight.float().T, product.T)
+    linear.weight.sum().backward()
+    assert linear.A.weight.grad is not None, "gradients reach the factors"
+    torch.testing.assert_close(linear(x), nn.functional.linear(x, linear.weight, linear.bias))
+
+
+def test_a_tied_head_shares_the_embeddings_factors():
+    embedding = LowRankEmbedding(10, 6, 3)
+    head = head_of(embedding, nn.Linear(6, 10, bias=False))
+    assert head.A.weight is embedding.A.weight
+    assert head.B.weight is embedding.B.weight
+    table = embedding.weight + 0
+    ids = torch.tensor([[1, 4, 9]])
+    torch.testing.assert_close(embedding(ids), table[ids])
+    x = torch.randn(2, 6)
+    torch.testing.assert_close(head(x), x @ table.T)
+    assert (embedding.weight.shape, len(list(embedding.factor_parameters()))) == ((10, 6), 2)

@@ -1,0 +1,143 @@
+"""Whisper end to end: a local folder in the Hub's layout, a processor, sound files made here."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoProcessor,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+    pipeline,
+)
+
+from lillama import load_checkpoint
+from lillama.model.load import BYTE_TOKENS, byte_tokenizer
+from lillama.results import read_json
+from tests.families import tiny
+
+soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
+RATE = 16000
+SENTENCES = ["a low tone", "a high tone", "silence and then a tone", "two tones together"]
+
+
+@pytest.fixture
+def whisper(tmp_path):
+    """A tiny Whisper that hears one second at a time, and its processor, as a folder."""
+    folder = tmp_path / "whisper"
+    tokens = {"decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    model = tiny("whisper", vocab_size=300, max_source_positions=50, **tokens)
+    model.generation_config.update(**tokens)
+    model.save_pretrained(folder)
+    vocabulary = {token: index for token, index in byte_tokenizer().get_vocab().items() if token not in BYTE_TOKENS}
+    vocabulary |= {"<|endoftext|>": 2, "<|startoftranscript|>": 1, "<|notimestamps|>": 3, "<|unused|>": 0}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], unk_token="<|endoftext|>")
+    extractor = WhisperFeatureExtractor(feature_size=8, sampling_rate=RATE, hop_length=160, chunk_length=1, n_fft=400)
+    WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Generated tones with their sentences, in the layout of Hugging Face's audio folders."""
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    rows = []
+    for number, sentence in enumerate(SENTENCES * 2):
+        time = np.arange(int(0.2 * RATE)) / RATE
+        soundfile.write(folder / f"{number}.wav", 0.3 * np.sin(2 * np.pi * (200 + 150 * number) * time), RATE)
+        rows.append(json.dumps({"file_name": f"{number}.wav", "transcription": sentence}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def words(whisper, speech, folder, *more):
+    return (
+        "model=hub",
+        f"model.path={whisper}",
+        "data=speech",
+        f"data.path={speech}",
+        "data.tokens=64",
+        "strategy=uniform",
+        "stages=[plan,init,distill]",
+        "progress=false",
+        "logger=csv",
+        f"hydra.run.dir={folder}",
+        *more,
+    )
+
+
+def test_a_decoder_is_compressed_and_the_encoder_stays_bit_identical(cli, whisper, speech, tmp_path):
+    out = tmp_path / "out"
+    status, _, err = cli(*words(whisper, speech, out, "strategy.scope=decoder", "strategy.reduction=0.2"))
+    assert status == 0, err
+    result = read_json(out / "results.json")
+    assert result["data"]["tokens"] >= 64
+    dense = WhisperForConditionalGeneration.from_pretrained(whisper)
+    small = load_checkpoint(out / "checkpoint")
+    assert sum(p.numel() for p in small.parameters()) == result["parameters"]["compressed"]
+    theirs = small.model.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in dense.model.encoder.state_dict().items())
+    told = read_json(out / "checkpoint" / "config.json")["quantization_config"]["linear"]
+    assert told
+    assert all(name.startswith("model.decoder.") for name in told)
+
+
+def test_transcription_through_the_processor(cli, whisper, speech, tmp_path):
+    """Both sides compressed; the checkpoint's own processor and the pipeline run it."""
+    out = tmp_path / "out"
+    assert cli(*words(whisper, speech, out, "strategy.reduction=0.2"))[0] == 0
+    checkpoint = out / "checkpoint"
+    told = read_json(checkpoint / "config.json")["quantization_config"]["linear"]
+    assert {name.split(".")[1] for name in told} == {"encoder", "decoder"}
+    samples, _ = soundfile.read(speech / "0.wav", dtype="float32")
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    features = processor(samples, sampling_rate=RATE, return_tensors="pt").input_features
+    tokens = load_checkpoint(checkpoint).generate(features, max_new_tokens=5)
+    assert isinstance(processor.batch_decode(tokens)[0], str)
+    recogniser = pipeline("automatic-speech-recognition", model=str(checkpoint))
+    assert isinstance(recogniser(samples, generate_kwargs={"max_new_tokens": 5})["text"], str)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "metadata.jsonl").unlink(), "holds neither metadata.jsonl nor"),
+        (
+            lambda folder: (folder / "metadata.jsonl").write_text('{"file_name": "0.wav"}'),
+            "line 1: needs file_name and",
+        ),
+        (lambda folder: (folder / "0.wav").unlink(), "0.wav has a transcript and is not there"),
+        (lambda folder: (folder / "0.wav").write_bytes(b"no sound"), "0.wav cannot be read"),
+        (lambda folder: soundfile.write(folder / "0.wav", np.zeros(800), 8000), "sampled at 8000 Hz"),
+    ],
+)
+def test_bad_sound_is_one_line(cli, whisper, speech, damage, message):
+    damage(speech)
+    status, _, err = cli(*words(whisper, speech, speech.parent / "out", "data.order=given"))
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_librispeechs_own_layout(whisper, speech):
+    from lillama.config import DataConfig, Source
+    from lillama.data.speech import speech_clips
+
+    chapter = speech / "84" / "121"
+    chapter.mkdir(parents=True)
+    (speech / "metadata.jsonl").unlink()
+    (chapter / "84-121.trans.txt").write_text("84-121-0000 GO DO YOU HEAR\n84-121-0001 BUT\n")
+    for number in range(2):
+        soundfile.write(chapter / f"84-121-000{number}.flac", np.zeros(1600), RATE)
+    processor = AutoProcessor.from_pretrained(whisper)
+    config = DataConfig(source=Source.speech, path=str(speech), tokens=18, seq_len=16)
+    clips = speech_clips(config, processor)
+    (batch,) = clips.batches(4, "cpu")
+    assert batch.features.shape == (2, 8, 100)
+    assert batch.tokens == clips.tokens == int(batch.mask.sum())
+    assert len(clips.head(1)) == 1
+    assert clips.hash != clips.head(1).hash
