@@ -18,8 +18,9 @@ help:
 run: $(RUN_READY)
 	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256
 
+# A process a core with a thread each: most tests are too small for more.
 test: $(TEST_READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .
@@ -36,7 +37,7 @@ $(RUN_READY): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST_READY): $(RUN_READY)
-	$(PIP) -e '.[data,test,lint]'
+	$(PIP) -e '.[data,eval,peft,quantize,speech,test,lint]'
 	touch $@
 
 clean:

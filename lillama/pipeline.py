@@ -21,6 +21,7 @@ from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import load_model, show_progress
 from lillama.model.student import Student
+from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
 from lillama.record import CHECKPOINT, Record, finished, recording
 from lillama.strategy.plan import RankPlan
@@ -116,14 +117,14 @@ def step_metrics(progress: Progress) -> dict[str, float]:
     return metrics | {"loss/mean": progress.loss, "lr": progress.lr, "tokens_per_second": progress.tokens_per_second}
 
 
-def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: nn.Module, record: Record) -> None:
+def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: Record) -> None:
     """Write the checkpoint, with the run's own figures on its card."""
     save_checkpoint(
         model,
         inputs.tokenizer,
         record.folder / CHECKPOINT,
         plan=plan.as_dict(),
-        card=model_card(record.result.as_dict()),
+        card=model_card(record.result.as_dict(), AUTO_CLASSES[task_of_architecture(model.config)].__name__),
         without_bias=not config.init.keep_bias,
     )
     record.result.checkpoint = CHECKPOINT

@@ -106,7 +106,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The real model first: it takes longest, and the others are done beside it."""
+    items.sort(key=lambda item: "test_real_model" not in item.nodeid)
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real texts; absent, a test that needs it is skipped, but in CI that is a failure."""
     folder = Path(os.environ.get("LILLAMA_DATA", "/nonexistent"))

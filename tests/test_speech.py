@@ -99,6 +99,10 @@ def test_transcription_through_the_processor(cli, whisper, speech, tmp_path):
     tokens = load_checkpoint(checkpoint).generate(features, max_new_tokens=5)
     assert isinstance(processor.batch_decode(tokens)[0], str)
     recogniser = pipeline("automatic-speech-recognition", model=str(checkpoint))
+    card = (checkpoint / "README.md").read_text()
+    assert "AutoModelForSpeechSeq2Seq" in card
+    assert "No perplexity was measured" in card
+    assert str(whisper.parent) not in card, "no path of this machine"
     assert isinstance(recogniser(samples, generate_kwargs={"max_new_tokens": 5})["text"], str)
 
 

@@ -37,5 +37,5 @@ def start_factors(
     :raises LookupError: for a name that is no matrix of the model.
     """
     started = STARTS[type(config)](teacher, ranks, data, config, progress)
-    factors = dict(tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress))
+    factors = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
     return low_rank_modules(teacher, factors, keep_bias=config.keep_bias)

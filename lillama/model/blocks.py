@@ -1,8 +1,9 @@
 """What a model's blocks are, and how a run over them is observed.
 
 A block is found by class, not by name: a stack is an outermost ``nn.ModuleList`` whose children are all
-``GradientCheckpointingLayer`` (true of every family in transformers 5); an encoder-decoder has two. Blocks are numbered
-through all stacks in the order in which they run. The arguments of a block (masks, rotary tables, an encoder's output)
+``GradientCheckpointingLayer`` (true of every family in transformers 5); an encoder-decoder has two. In a model that
+brings code of its own, it is the longest list of modules of one class. Blocks are numbered through all stacks in the
+order in which they run. The arguments of a block (masks, rotary tables, an encoder's output)
 are captured for each block, because some families give each layer its own.
 """
 
@@ -101,16 +102,12 @@ class Blocks:
 
 
 def _outermost_stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) and all(_is_block(child) for child in module)
-    ]
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and module]
+    found = [(name, stack) for name, stack in lists if all(isinstance(b, GradientCheckpointingLayer) for b in stack)]
+    if not found:  # a model with code of its own: its longest list of modules of one class
+        alike = [(name, stack) for name, stack in lists if len({type(block) for block in stack}) == 1]
+        found = sorted(alike, key=lambda entry: -len(entry[1]))[:1]
     return [(name, stack) for name, stack in found if not any(_inside(name, other) for other, _ in found)]
-
-
-def _is_block(module: nn.Module) -> bool:
-    return isinstance(module, GradientCheckpointingLayer)
 
 
 def _inside(name: str, other: str) -> bool:

@@ -1,19 +1,22 @@
 """The model card of a compressed checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 
-def model_card(result: dict[str, Any]) -> str:
-    """README.md of a checkpoint, from the run's own figures; what was not measured is said not to be."""
+def model_card(result: dict[str, Any], auto: str = "AutoModelForCausalLM") -> str:
+    """README.md of a checkpoint, from the run's own figures; what was not measured is said not to be.
+
+    :param auto: the transformers class that loads it.
+    """
     settings, parameters, reduction = result["settings"], result["parameters"], result["reduction"]
     perplexity = result["perplexity"]
-    measured = settings["evaluate"]["perplexity"]
     rows = [
         ("parameters", f"{parameters['dense']:,}", f"{parameters['compressed']:,}"),
         ("perplexity", _figure(perplexity.get("dense")), _figure(perplexity.get("end"))),
     ]
     table = "\n".join(f"| {name} | {dense} | {compressed} |" for name, dense, compressed in rows)
-    base = settings["model"]["path"] or settings["model"]["name"]
+    base = _public(settings["model"]["path"]) or settings["model"]["name"]
     return f"""---
 library_name: transformers
 tags: [lillama, low-rank, compression]
@@ -27,18 +30,28 @@ block by block on {result["tokens"]:,} calibration tokens, by Lillama (arXiv 241
 | --- | --- | --- |
 {table}
 
-Perplexity on `{measured["source"]}` text ({measured["path"] or measured["split"]}), windows of
-{measured["seq_len"]} tokens, {_cut(measured["max_tokens"])}.
+{_text(settings["evaluate"]["perplexity"]) if perplexity else "No perplexity was measured."}
 The ranks are in `plan.json`; how the model was made is in the run's `results.json`.
 
 ```python
-import lillama  # makes transformers know the format
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}
 
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = {auto}.from_pretrained("FOLDER", trust_remote_code=True)  # or, without the flag, after `import lillama`
 ```
+
+`model.dequantize()` gives a plain dense model, for tools that know no factors.
 """
+
+
+def _text(measured: dict[str, Any]) -> str:
+    """What the perplexity was measured on."""
+    text = f"`{measured['source']}` text ({_public(measured['path']) or measured['split']})"
+    return f"Perplexity on {text}, windows of {measured['seq_len']} tokens, {_cut(measured['max_tokens'])}."
+
+
+def _public(path: str | None) -> str | None:
+    """A path as a card may show it: of a place on this machine, the name only."""
+    return Path(path).name if path is not None and Path(path).expanduser().exists() else path
 
 
 def _figure(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """Cutting: a dense matrix, by the name of its target, and the low-rank module that takes its module's place."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,16 +55,22 @@ def matrix(model: nn.Module, name: str) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
-def low_rank_modules(model: nn.Module, factors: Mapping[str, Factors], *, keep_bias: bool = True) -> dict[str, LowRank]:
-    """A low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device."""
+def low_rank_modules(
+    model: nn.Module, factors: Iterable[tuple[str, Factors]], *, keep_bias: bool = True
+) -> dict[str, LowRank]:
+    """A low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device.
+
+    The factors are taken one by one and kept in the model's own dtype: all of a large model's in float32 would not fit.
+    """
     fused: dict[str, dict[str, Factors]] = {}
     modules: dict[str, LowRank] = {}
-    for name, pair in factors.items():
+    for name, pair in factors:
         module, parameter = owner(model, name)
         if parameter is None:
             modules[module] = _filled(model.get_submodule(module), pair, keep_bias)
         else:
-            fused.setdefault(module, {})[parameter] = pair
+            dtype = matrix(model, name).dtype
+            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(dtype), pair.b.to(dtype))
     return modules | {name: _filled_experts(model.get_submodule(name), pairs) for name, pairs in fused.items()}
 
 

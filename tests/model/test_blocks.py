@@ -101,6 +101,18 @@ def test_hooks_do_not_outlive_an_error(tiny_model):
     assert not any(blocks[index]._forward_hooks for index in range(len(blocks)))
 
 
+@torch.no_grad()
+def test_a_model_with_code_of_its_own_has_its_longest_list_of_one_class(monkeypatch):
+    """As remote code has it: blocks that are plain modules."""
+    model = tiny("llama")
+    monkeypatch.setattr("lillama.model.blocks.GradientCheckpointingLayer", torch.nn.Identity)
+    blocks = Blocks(model)
+    assert [stack.name for stack in blocks.stacks] == ["model.layers"]
+    calls = []
+    run_blocks(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(3), on_block=calls.append)
+    assert len(calls) == 3
+
+
 def test_a_model_without_blocks_is_refused():
     with pytest.raises(ConfigError, match="Linear: has no list of blocks"):
         Blocks(torch.nn.Linear(2, 2))

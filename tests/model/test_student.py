@@ -14,7 +14,7 @@ IDS = torch.arange(10, 26).view(2, 8)
 
 def student_of(model, ranks):
     """A student with these ranks, started by SVD."""
-    factors = {name: svd_factors(weight=matrix(model, name), rank=rank) for name, rank in ranks.items()}
+    factors = ((name, svd_factors(weight=matrix(model, name), rank=rank)) for name, rank in ranks.items())
     return Student(model, low_rank_modules(model, factors))
 
 
@@ -31,7 +31,7 @@ def test_full_rank_factors_reproduce_the_dense_logits(tiny_model):
 @torch.no_grad()
 def test_biases_are_kept_or_dropped():
     model = torch.nn.Sequential(torch.nn.Linear(6, 5))
-    factors = {"0": svd_factors(weight=matrix(model, "0"), rank=5)}
+    factors = [("0", svd_factors(weight=matrix(model, "0"), rank=5))]
     x = torch.randn(3, 6)
     kept = low_rank_modules(model, factors)["0"]
     dropped = low_rank_modules(model, factors, keep_bias=False)["0"]
