@@ -21,7 +21,7 @@ def model_card(result: dict[str, Any], auto: str = "AutoModelForCausalLM") -> st
 library_name: transformers
 tags: [lillama, low-rank, compression]
 ---
-# {settings["model"]["name"]}, {reduction["realised"]:.1%} smaller
+# {_public(settings["model"]["name"])}, {reduction["realised"]:.1%} smaller
 
 `{base}` with {result["matrices"]} matrices in {result["blocks"]} blocks replaced by low-rank factors and distilled
 block by block on {result["tokens"]:,} calibration tokens, by Lillama (arXiv 2412.16719).
