@@ -3,7 +3,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.algebra.factorize import feature_factors, moment_root, random_factors, svd_factors, undetermined
+from lillama.algebra.factorize import (
+    embedding_factors,
+    feature_factors,
+    moment_root,
+    random_factors,
+    svd_factors,
+    undetermined,
+)
 
 FLOOR = 1e-9
 SIZES = st.tuples(st.integers(2, 16), st.integers(2, 16))
@@ -103,3 +110,36 @@ def test_random_factors_are_seeded_and_scaled():
     assert torch.equal(draw(0).a, draw(0).a)
     assert not torch.equal(draw(0).a, draw(1).a)
     assert float(draw(0).b.std()) == pytest.approx(400**-0.5, rel=0.05)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 7))
+@settings(deadline=None, max_examples=50)
+def test_embedding_factors_have_the_least_error_over_the_tokens_as_they_occur(seed, rank):
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(40, 8, generator=generator)
+    counts = torch.randint(0, 50, (40,), generator=generator)
+
+    def error(pair):
+        return float((counts[:, None] * (table - pair.a @ pair.b).double().square()).sum())
+
+    own = embedding_factors(weight=table, counts=counts, rank=rank, floor=1e-7)
+    assert error(own) <= error(svd_factors(weight=table, rank=rank)) * (1 + 1e-5)
+    torch.testing.assert_close(own.b @ own.b.T, torch.eye(rank), atol=1e-5, rtol=1e-5)
+
+
+def test_an_embedding_without_counts_starts_by_svd():
+    table = weight_of((40, 8)) * torch.arange(1, 9)  # singular values well apart
+    own = embedding_factors(weight=table, counts=torch.zeros(40, dtype=torch.long), rank=3, floor=1e-7)
+    svd = svd_factors(weight=table, rank=3)
+    torch.testing.assert_close(own.a @ own.b, svd.a @ svd.b, atol=1e-5, rtol=1e-4)
+
+
+def test_factors_of_several_experts_are_those_of_each():
+    weights = torch.randn(3, 6, 9)
+    for symmetric in (False, True):
+        batched = svd_factors(weight=weights, rank=2, symmetric=symmetric)
+        for expert, weight in enumerate(weights):
+            single = svd_factors(weight=weight, rank=2, symmetric=symmetric)
+            torch.testing.assert_close(batched.a[expert] @ batched.b[expert], single.a @ single.b)
+    drawn = random_factors(shape=(3, 6, 9), rank=2, generator=torch.Generator().manual_seed(0))
+    assert (drawn.a.shape, drawn.b.shape) == ((3, 6, 2), (3, 2, 9))
