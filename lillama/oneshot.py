@@ -17,6 +17,7 @@ from lillama.config import (
     Source,
     StrategyConfig,
     TargetsConfig,
+    Task,
     UniformConfig,
 )
 from lillama.data.rows import check_row
@@ -27,6 +28,7 @@ from lillama.init import start_factors
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
+from lillama.model.task import task_of_architecture
 from lillama.runtime import LowRank, mark
 from lillama.strategy import make_plan
 
@@ -53,8 +55,9 @@ def compress(
     The defaults are those of ``preset=recommended``, and give the weights that ``run.py`` gives for the same texts.
 
     :param model: a causal language model, a text encoder-decoder or a BERT-like encoder of transformers.
-    :param tokenizer: its tokenizer. :param texts: calibration texts: strings, or rows with ``text``, with
-        ``instruction`` and ``output``, or with ``conversations`` or ``messages``.
+    :param tokenizer: its tokenizer.
+    :param texts: calibration texts, all of which are read: strings, or rows with ``text``, with ``instruction`` and
+        ``output``, or with ``conversations`` or ``messages``.
     :param reduction: the share of the model's parameters that is removed.
     :param tokens: how many calibration tokens are used; None for all that the texts hold.
     :param seq_len: tokens of one calibration sequence.
@@ -66,8 +69,7 @@ def compress(
     :raises ConfigError: for a request out of reach, or too little text, before the model is touched.
     :raises DivergedError: for a loss that is not finite.
     """
-    if any(isinstance(module, LowRank) for module in model.modules()):
-        raise ConfigError("model: is compressed already")
+    _check(model)
     plan = make_plan(model_shape(model, targets), strategy or UniformConfig(reduction=reduction))
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     torch.manual_seed(seed)
@@ -80,6 +82,16 @@ def compress(
     compressed = student.settle().requires_grad_(True)
     mark(compressed, low_rank_config(compressed, plan.ranks, without_bias=not init.keep_bias))
     return compressed
+
+
+def _check(model: Any) -> None:
+    """Raise where a model cannot be compressed here, before anything is touched."""
+    if any(isinstance(module, LowRank) for module in model.modules()):
+        raise ConfigError("model: is compressed already")
+    if model.dtype == torch.float16:
+        raise ConfigError("model: local gradients underflow in float16; load it in bfloat16 or float32")
+    if task_of_architecture(model.config) is Task.speech_seq2seq:
+        raise ConfigError("model: a speech model is compressed by run.py with data=speech")
 
 
 def _recommended() -> DistillConfig:

@@ -13,7 +13,7 @@ from lillama.data.tokens import token_blocks
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import perplexity_ids
 from lillama.model.checkpoint import check_space
-from lillama.model.load import load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
+from lillama.model.load import check_dense, load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
 from lillama.model.targets import model_shape
 from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
@@ -34,6 +34,8 @@ def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
     :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
+    if Stage.init in config.stages:
+        check_dense(config.model, cache_of(config))
     plan = make_plan(model_shape(meta_model(config.model, cache_of(config)), config.model.targets), config.strategy)
     if set(config.stages) != {Stage.plan}:
         _check_runnable(config, model_task(config.model, cache_of(config)))

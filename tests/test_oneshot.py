@@ -89,7 +89,19 @@ def test_bad_requests_leave_the_model_alone(model, options, message):
     arguments = {"texts": TEXTS, **QUICK, **options}
     with pytest.raises(ConfigError, match=message):
         lillama.compress(model, byte_tokenizer(), **arguments)
-    assert before.keys() == model.state_dict().keys()
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(tiny("llama").half(), "underflow in float16"), (tiny("whisper"), "by run.py with data=speech")],
+    ids=["float16", "speech"],
+)
+def test_models_that_cannot_be_compressed_here(model, message):
+    with pytest.raises(ConfigError, match=message):
+        lillama.compress(model, byte_tokenizer(), TEXTS, **QUICK)
 
 
 def test_a_compressed_model_is_not_compressed_again(model):
@@ -101,3 +113,9 @@ def test_a_compressed_model_is_not_compressed_again(model):
 
 def test_all_the_text_there_is(model):
     lillama.compress(model, byte_tokenizer(), ["a few words. " * 30], tokens=None, seq_len=64, progress=False)
+
+
+def test_a_last_sequence_too_short_for_a_decoder_teaches_it_nothing():
+    model = tiny("t5", vocab_size=300)
+    lillama.compress(model, byte_tokenizer(), TEXTS, tokens=129, seq_len=64, progress=False)
+    assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -266,3 +266,11 @@ def test_the_same_seed_gives_the_same_figures(cli, tmp_path):
     assert first["curve"] == second["curve"]
     assert first["fingerprint"] == second["fingerprint"]
     assert json.dumps(first["settings"]) == json.dumps(second["settings"])
+
+
+def test_a_compressed_model_is_not_compressed_again(cli, finished_run, tmp_path):
+    folder, _, _ = finished_run
+    words = [word for word in TINY_RUN if not word.startswith("model=")]
+    status, _, err = cli(*words, "model=hub", f"model.path={folder / 'checkpoint'}", f"hydra.run.dir={tmp_path / 'x'}")
+    assert status == 2
+    assert "is compressed already" in err

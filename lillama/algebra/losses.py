@@ -38,8 +38,11 @@ DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
 def feature_loss(
     student: Tensor, teacher: Tensor, *, distance: Distance, mask: Tensor | None = None, total: bool = False
 ) -> Tensor:
-    """One number for a batch: the mean (or the sum, ``total``) of a distance over the tokens that count."""
+    """One number for a batch: the mean (or the sum, ``total``) of a distance over the tokens that count.
+
+    Where none counts (a batch too short for its decoder), it is zero.
+    """
     values = DISTANCES[distance](student.float(), teacher.float())
     if mask is not None:
         values = values[mask]
-    return values.sum() if total else values.mean()
+    return values.sum() if total else values.sum() / max(values.numel(), 1)

@@ -72,7 +72,7 @@ class SpeechClips:
 
 
 def speech_clips(config: DataConfig, processor: Any) -> SpeechClips:
-    """The clips of a folder, shuffled or as given, until their transcripts hold ``data.tokens`` tokens.
+    """The clips of a folder in the configured order, until their transcripts hold ``data.tokens`` tokens.
 
     The folder holds ``metadata.jsonl`` (``file_name`` and a transcript a line, as Hugging Face's audio folders do), or
     LibriSpeech's ``*.trans.txt`` beside the sound files. Transcripts are cut at ``data.seq_len`` tokens.
@@ -89,6 +89,8 @@ def speech_clips(config: DataConfig, processor: Any) -> SpeechClips:
         ids = processor.tokenizer(text).input_ids[: config.seq_len]
         if ids:
             clips.append(Clip(file, tuple(ids)))
+    if config.order is Order.longest_first:
+        clips.sort(key=lambda clip: -len(clip.ids))
     kept = _until(clips, config.tokens)
     held = sum(len(clip.ids) for clip in kept)
     if held < config.tokens:

@@ -88,7 +88,10 @@ def distill(
 def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:
     """A learner for every block of the student, with master weights where they are asked for."""
     function = partial(_loss, config=loss)
-    learners = {index: BlockLearner(index, block, config, function) for index, block in student.blocks.items()}
+    learners = {
+        index: BlockLearner(index, block, config, function, dtype=student.dtype)
+        for index, block in student.blocks.items()
+    }
     if config.master_weights:
         for learner in learners.values():
             student.widen(learner.parameters)
@@ -126,10 +129,18 @@ def learn_batch(
         value, output = learner.backward(call, block_feeds(call, stream, feeds), mask)
         stream.leave(call, output)
         losses[call.index] = value
-        update(learner, value)
+        if call.index not in waiting:
+            update(learner, value)
 
+    waiting = _shared_later(learners)
     run_blocks(student.teacher, inputs.arguments, wanted=_wanted(learners), on_block=learn)
     return losses
+
+
+def _shared_later(learners: dict[int, BlockLearner]) -> set[int]:
+    """Blocks whose factors a later one has too (a tied embedding): the gradients of both are summed for one update."""
+    owners = {id(p): index for index, learner in learners.items() for p in learner.parameters}
+    return {index for index, learner in learners.items() if any(owners[id(p)] != index for p in learner.parameters)}
 
 
 def _wanted(learners: dict[int, BlockLearner]) -> range:

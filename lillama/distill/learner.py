@@ -24,12 +24,18 @@ class Feed(NamedTuple):
 
 
 class BlockLearner:
-    """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7)."""
+    """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7).
 
-    def __init__(self, index: int, block: nn.Module, config: DistillConfig, loss: LossFunction) -> None:
+    :param dtype: what the model computes in; master weights are wider.
+    """
+
+    def __init__(
+        self, index: int, block: nn.Module, config: DistillConfig, loss: LossFunction, *, dtype: torch.dtype
+    ) -> None:
         self.index = index
         self.block = block.requires_grad_(False).train(config.dropout)
         self.loss = loss
+        self.dtype = dtype
         self.clip_norm = config.clip_norm
         self.parameters = trained_parameters(block, config.train)
         for parameter in self.parameters:
@@ -51,7 +57,7 @@ class BlockLearner:
         total = 0.0
         output = call.output
         for feed in feeds:
-            with torch.enable_grad(), self._precision(call.output):
+            with torch.enable_grad(), self._precision(feed.hidden.device):
                 output = call.replay(self.block, feed.hidden, feed.context)
                 loss = feed.weight * self.loss(output, call.output, mask)
             loss.backward()
@@ -80,16 +86,20 @@ class BlockLearner:
         if self._keep is Keep.lowest_batch and (self._best is None or loss < self._best[0]):
             self._best = (loss, [parameter.detach().clone() for parameter in self.parameters])
 
-    def _precision(self, output: Tensor) -> AbstractContextManager[object]:
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Master weights are float32: their products are computed in the model's narrower dtype all the same."""
-        if output.dtype == torch.float32 or all(p.dtype == output.dtype for p in self.parameters):
+        if self.dtype == torch.float32 or all(p.dtype == self.dtype for p in self.parameters):
             return nullcontext()
-        return torch.autocast(output.device.type, dtype=output.dtype)
+        return torch.autocast(device.type, dtype=self.dtype)
 
 
 def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:
-    """The parameters that learn: every one of the block's, or the factors (and the biases they carry) only."""
-    if train is Train.block:
-        return list(block.parameters())
+    """The parameters that learn: every one of the block's, or the factors (and the biases they carry) only.
+
+    A table inside a block stays as it is: T5's position bias is made by one block for all the others.
+    """
+    if train is Train.block and not isinstance(block, LowRank):
+        tables = {id(p) for module in block.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+        return [parameter for parameter in block.parameters() if id(parameter) not in tables]
     pairs = [module for module in block.modules() if isinstance(module, LowRank)]
     return [factor for pair in pairs for factor in pair.factor_parameters()]

@@ -1,5 +1,6 @@
 """Second moments of the inputs of matrices, on calibration tokens, with the teacher as it is."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ from tqdm import tqdm
 
 from lillama.algebra.moments import Moment
 from lillama.data.calibration import Calibration
+from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks, run_blocks
 from lillama.model.inputs import ModelInputs, model_inputs
 from lillama.model.surgery import matrix, owner
 from lillama.runtime import expert_matrices
 
+log = logging.getLogger(__name__)
 MOMENT_BYTES = 8 * 2**30
 # Of a linear: E[x x^T] [in, in]. Of fused experts: one an expert, of the tokens that are routed to it. Of an embedding:
 # how often each token occurs [V], the diagonal that is its second moment.
@@ -23,13 +26,16 @@ InputMoment = Moment | list[Moment] | Tensor
 def moment_groups(model: nn.Module, names: Sequence[str], limit: int = MOMENT_BYTES) -> list[list[str]]:
     """The names in groups whose moments fit into ``limit`` bytes together: a pass over the tokens is made for each.
 
-    A 7B model's moments for all its matrices would take 65 GB.
+    A 7B model's moments for all its matrices would take 65 GB. One matrix is the least there is: where the moments of
+    all its experts are larger than the limit, that is said.
     """
     groups: list[list[str]] = [[]]
     held = 0
     for name in names:
         weight = matrix(model, name)
         size = 8 * weight.shape[-1] ** 2 * weight[..., 0, 0].numel()  # float64; sharing makes it less
+        if size > limit:
+            log.warning("feature start: the moments of %s alone take %.1f GB", name, size / 1e9)
         if groups[-1] and held + size > limit:
             groups.append([])
             held = 0
@@ -99,6 +105,8 @@ class _Collector:
         """Which rows of an input count, in its own shape without the last dimension."""
         stack = self.blocks.stack(self.blocks.index_of(name)) or 0
         mask = self.inputs.masks[0 if x is self._memory else stack]
+        if mask is not None and mask.numel() != x[..., 0].numel():
+            raise ConfigError(f"init=feature: the rows of {name} are not the tokens of its batch; use init=svd")
         return None if mask is None else mask.reshape(x.shape[:-1])
 
     def _linear(self, name: str) -> Callable[..., None]:

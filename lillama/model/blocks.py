@@ -9,6 +9,7 @@ are captured for each block, because some families give each layer its own.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,7 +180,7 @@ def run_blocks(
 
     def observe(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if not _substituting:
+            if not _SUBSTITUTING.get():
                 on_block(_call(index, args, kwargs, output))
                 if index == wanted[-1]:
                     raise _Done
@@ -197,7 +198,8 @@ def run_blocks(
             hook.remove()
 
 
-_substituting: list[bool] = []  # not empty while `call_after` runs a model inside a hook of `run_blocks`
+# True while `call_after` runs a model inside a hook of `run_blocks`, whose other hooks are not meant then.
+_SUBSTITUTING: ContextVar[bool] = ContextVar("substituting", default=False)
 
 
 def call_after(
@@ -216,14 +218,14 @@ def call_after(
 
     own = Blocks(model)
     hook = own[until].register_forward_pre_hook(stop, with_kwargs=True)
-    _substituting.append(True)
+    token = _SUBSTITUTING.set(True)
     try:
         with torch.no_grad(), _returning([own[index] for index in blocks], result):
             model(**inputs)
     except _Done:
         pass
     finally:
-        _substituting.pop()
+        _SUBSTITUTING.reset(token)
         hook.remove()
     return found[0]
 

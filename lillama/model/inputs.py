@@ -43,9 +43,9 @@ def model_inputs(model: Any, batch: Batch) -> ModelInputs:
     the tokens.
     """
     if batch.features is not None:
-        targets = _marked(batch.ids, batch.mask)
-        said = {"decoder_input_ids": _shifted(model, batch.ids), "use_cache": False}
-        return ModelInputs({"input_features": batch.features.to(model.dtype), **said}, (None, batch.mask), targets)
+        ids, mask = _without_start(model, batch.ids, batch.mask)
+        said = {"decoder_input_ids": _shifted(model, ids), "use_cache": False}
+        return ModelInputs({"input_features": batch.features.to(model.dtype), **said}, (None, mask), _marked(ids, mask))
     if model.config.is_encoder_decoder:
         return _halves(model, batch)
     attention = None if batch.mask is None else batch.mask.long()
@@ -80,11 +80,21 @@ def _halves(model: Any, batch: Batch) -> ModelInputs:
     return ModelInputs(arguments, (None, None) if whole else (read, write), _marked(target, None if whole else write))
 
 
+def _start(model: Any) -> int:
+    known = (getattr(model.config, f"{name}_token_id", None) for name in ("decoder_start", "bos"))
+    return next((token for token in known if token is not None), 0)
+
+
 def _shifted(model: Any, ids: Tensor) -> Tensor:
     """What the decoder sees when it is to say ``ids``: the start token, then all but the last."""
-    known = (getattr(model.config, f"{name}_token_id", None) for name in ("decoder_start", "bos"))
-    start = next((token for token in known if token is not None), 0)
-    return torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+    return torch.cat([torch.full_like(ids[:, :1], _start(model)), ids[:, :-1]], dim=1)
+
+
+def _without_start(model: Any, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A transcript without the start token, which some tokenizers write and the decoder is given anyway."""
+    if ids.shape[1] < 2 or not bool((ids[:, 0] == _start(model)).all()):
+        return ids, mask
+    return ids[:, 1:], None if mask is None else mask[:, 1:]
 
 
 def _marked(ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.provenance import digest, path_digest, readable_digest
+from lillama.runtime import METHOD
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
@@ -107,6 +108,13 @@ def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.M
         return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({_one_line(error)})") from None
+
+
+def check_dense(config: ModelConfig, cache_dir: Path) -> None:
+    """Raise a :class:`ConfigError` where the weights are low-rank factors already."""
+    known = getattr(_architecture(config, cache_dir), "quantization_config", None) or {}
+    if known.get("quant_method") == METHOD:
+        raise ConfigError(f"model.path={config.path}: is compressed already; model.dequantize() gives a dense one")
 
 
 def model_task(config: ModelConfig, cache_dir: Path) -> Task:

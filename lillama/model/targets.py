@@ -38,11 +38,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """All that a plan needs to know of a model: its parameters and its target matrices, in module order."""
+    """All that a plan needs to know of a model: its parameters and its target matrices, in module order.
+
+    ``every`` holds the matrices that are no targets too: a saved plan may name them.
+    """
 
     parameters: int
     blocks: int
     targets: tuple[Target, ...]
+    every: tuple[Target, ...] = ()
 
     def within(self, scope: Scope) -> "ModelShape":
         """The shape with the targets of one side of an encoder-decoder only.
@@ -61,16 +65,21 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
 
     :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
-    :raises ConfigError: for a pattern that matches nothing.
+    :raises ConfigError: for a pattern that matches nothing, or a model of other stacks than the text's.
     """
     blocks = Blocks(model)
+    stacks = [stack.name for stack in blocks.stacks]
+    if len(stacks) != (2 if model.config.is_encoder_decoder else 1):
+        raise ConfigError(
+            f"model={type(model).__name__}: one stack, or an encoder and a decoder, is needed; has {stacks}"
+        )
     inside = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
     ends = list(_ends(model, blocks))
     every = [*ends[:1], *inside, *ends[1:]]
     default = [target for target in inside if ROUTERS.isdisjoint(target.name.split("."))]
     tied = {target.name: tied_head(model, target.name) for target in ends}
     kept = _chosen(every, default, chosen or TargetsConfig(), tied)
-    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept)
+    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept, tuple(every))
 
 
 def _chosen(

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.integrations.moe import _grouped_mm
 
 from .lillama_modules import LowRank
 
@@ -99,6 +98,10 @@ class LowRankExperts(LowRank):
 
 def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
     """The grouped product, which asks for aligned strides: an odd rank is padded with zeros (a copy; 8k is free)."""
+    from transformers.integrations.moe import _grouped_mm  # private: only models of experts depend on it
+
+    if torch.is_autocast_enabled(rows.device.type):  # which knows nothing of grouped products
+        rows, weights = (x.to(torch.get_autocast_dtype(rows.device.type)) for x in (rows, weights))
     unit = ALIGNMENT // weights.element_size()
     out_features = weights.shape[1]
     short_out, short_in = (-size % unit for size in weights.shape[1:])

@@ -56,11 +56,13 @@ class LowRankConfig(QuantizationConfigMixin):
         return values | ({"stock": stock} if stock else {})
 
     @property
-    def guard(self) -> str:
-        """The name of the zero-size tensor; the same whatever the order of the ranks (``config.json`` sorts them)."""
+    def guards(self) -> list[str]:
+        """The dense names of all compressed matrices, under which a zero-size tensor each is saved.
+
+        Each, because a reader may take a part of the model: a base model without the head, an encoder alone.
+        """
         weights = [f"{name}.weight" for name in (*self.linear, *self.embedding)]
-        fused = [f"{module}.{name}" for module, ranks in self.experts.items() for name in ranks]
-        return min(weights or fused)
+        return weights + [f"{module}.{name}" for module, ranks in self.experts.items() for name in ranks]
 
 
 def install(model: Any, config: LowRankConfig) -> list[str]:
@@ -85,10 +87,26 @@ def install(model: Any, config: LowRankConfig) -> list[str]:
 
 
 def local_name(model: Any, name: str) -> str | None:
-    """A saved module's name in this model: with or without the base model's prefix; None for a head it goes without.
+    """A saved module's name in this model; None where the model goes without a head, or without the whole stack.
 
     :raises LookupError: for a module that is not there and should be.
     """
+    place = _found(model, name)
+    if place is not None:
+        return place
+    parts = name.split(".")
+    number = next((position for position, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:  # no block: an embedding or a head
+        lacking = model.get_output_embeddings() is None
+    else:  # an encoder alone has no decoder at all
+        lacking = _found(model, ".".join(parts[:number])) is None
+    if not lacking:
+        raise LookupError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
+    return None
+
+
+def _found(model: Any, name: str) -> str | None:
+    """A module's name in this model, with or without the base model's prefix."""
     prefix = model.base_model_prefix
     for place in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
         try:
@@ -96,9 +114,6 @@ def local_name(model: Any, name: str) -> str | None:
         except AttributeError:
             continue
         return place
-    numbered = any(part.isdigit() for part in name.split("."))  # blocks are, heads are not
-    if numbered or model.get_output_embeddings() is not None:
-        raise LookupError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
     return None
 
 
@@ -169,15 +184,20 @@ def head_of(embedding: LowRankEmbedding, dense: Any) -> LowRankLinear:
 
 @torch.no_grad()
 def merge(model: Any, config: LowRankConfig) -> Any:
-    """Multiply every pair of factors out, in place: the model is a plain dense one again."""
+    """Multiply every pair of factors out, in place: the model is a plain dense one again.
+
+    :raises ValueError: for a model whose weights are offloaded.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("dequantize() needs the weights in memory: load the model without offloading")
     with torch.device("meta"):
         dense = type(model)(model.config)
-    for name in (*config.linear, *config.embedding):
-        place = str(local_name(model, name))
-        put(model, place, _merged(model.get_submodule(place), dense.get_submodule(place)))
-    for name in config.experts:
-        place = str(local_name(model, name))
-        put(model, place, _merged_experts(model.get_submodule(place), dense.get_submodule(place)))
+    mergers = dict.fromkeys((*config.linear, *config.embedding), _merged) | dict.fromkeys(
+        config.experts, _merged_experts
+    )
+    for name, merged in mergers.items():
+        if (place := local_name(model, name)) is not None:
+            put(model, place, merged(model.get_submodule(place), dense.get_submodule(place)))
     for attribute in ("_tied_weights_keys", "all_tied_weights_keys", "_weight_conversions", "save_pretrained"):
         vars(model).pop(attribute, None)
     model.all_tied_weights_keys = dense.all_tied_weights_keys

@@ -15,6 +15,8 @@ class FactoredWeight(Tensor):
     Some families ask ``linear.weight`` for its dtype at every step, fused kernels read the weight itself.
     """
 
+    _is_hf_initialized = True  # transformers fills in what no checkpoint gave; this is given by its factors
+
     FREE: ClassVar[frozenset[Any]] = frozenset(
         getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "ndim", "requires_grad", "is_meta")
     ) | {Tensor.size, Tensor.dim, Tensor.is_floating_point, Tensor.numel}
@@ -44,7 +46,23 @@ def _computed(value: Any) -> Any:
 
 def _factored(a: Tensor, b: Tensor) -> Tensor:
     """A @ B, lazily; a compiler drops a product that nobody uses, and would stumble over a class of its own."""
-    return a @ b if torch.compiler.is_compiling() else FactoredWeight(a, b)
+    if torch.compiler.is_compiling():
+        return a @ b
+    return _Product.apply(a, b) if torch.is_grad_enabled() else FactoredWeight(a, b)
+
+
+class _Product(torch.autograd.Function):
+    """The lazy product as a node of the graph: a fused kernel takes it as an input and sends its gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return FactoredWeight(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return gradient @ b.T, a.T @ gradient
 
 
 class LowRank(nn.Module):

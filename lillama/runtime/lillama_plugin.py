@@ -1,13 +1,15 @@
 """How transformers loads and saves compressed models: a quantizer plugin that puts factors in the place of matrices.
 
 On load, it replaces the named modules on the meta device before the weights arrive; the model class stays the native
-one, and the model an ordinary one from then on. On save, a zero-size tensor stands under one compressed module's dense
-name, so that a reader without the plugin fails instead of filling the missing weights at random.
+one, and the model an ordinary one from then on. On save, a zero-size tensor stands under each compressed matrix's
+dense name, so that a reader without the plugin fails instead of filling the missing weights at random.
 """
 
+import inspect
 import re
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -41,6 +43,7 @@ class LowRankQuantizer(HfQuantizer):
     def __init__(self, quantization_config: LowRankConfig, **options: Any) -> None:
         super().__init__(quantization_config, **options)
         stock = quantization_config.stock
+        self.saving: tuple[Path | None, dict[str, Tensor] | None] = (None, None)  # where to, and what was given
         self.stock: Any = None
         if stock is not None:
             self.stock = AutoHfQuantizer.from_config(stock, pre_quantized=isinstance(stock, dict))
@@ -52,7 +55,7 @@ class LowRankQuantizer(HfQuantizer):
     ) -> None:
         check_files(checkpoint_files or [])
         names = install(model, self.quantization_config)
-        ignore_on_load(model, self.quantization_config.guard)
+        ignore_on_load(model, self.quantization_config.guards)
         refuse_missing(model, names)
         if self.stock is not None:
             self.stock._process_model_before_weight_loading(model, checkpoint_files=checkpoint_files, **options)
@@ -75,9 +78,14 @@ class LowRankQuantizer(HfQuantizer):
         return kept if self.stock is None else self.stock.update_weight_conversions(kept, model)
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What is saved; transformers asks in the midst of saving, after it noted which files were there before."""
         state, metadata = (None, {}) if self.stock is None else self.stock.get_state_dict_and_metadata(model)
-        state = model.state_dict() if state is None else state
-        return {**state, self.quantization_config.guard: torch.empty(0)}, metadata
+        folder, given = self.saving
+        if folder is not None:
+            for name in RUNTIME_FILES:
+                shutil.copyfile(Path(__file__).with_name(name), folder / name)
+        state = next(found for found in (state, given, model.state_dict()) if found is not None)
+        return {**state, **{name: torch.empty(0) for name in self.quantization_config.guards}}, metadata
 
     def is_serializable(self) -> bool:
         return self.stock is None or self.stock.is_serializable()
@@ -90,10 +98,16 @@ class LowRankQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         return True
 
-    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """The dense model, in place.
+
+        :raises ValueError: for factors that a stock quantizer has changed, or offloaded ones.
+        """
         if self.stock is not None:
             raise ValueError("dequantize() needs the factors as they were before the stock quantizer: load that folder")
-        return merge(model, self.quantization_config)
+        merge(model, self.quantization_config)
+        self.remove_quantization_config(model)
+        return model if dtype is None else model.to(dtype)
 
 
 def _delegated(name: str) -> Any:
@@ -130,11 +144,11 @@ def check_files(files: Iterable[str]) -> None:
             raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
 
 
-def ignore_on_load(model: Any, guard: str) -> None:
-    """The guard tensor is no weight."""
+def ignore_on_load(model: Any, guards: Iterable[str]) -> None:
+    """The guard tensors are no weights."""
     known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or set()
-    stem = guard.removeprefix(f"{model.base_model_prefix}.")
-    model._keys_to_ignore_on_load_unexpected = {*known, rf"(^|\.){re.escape(stem)}$"}
+    stems = "|".join(re.escape(guard.removeprefix(f"{model.base_model_prefix}.")) for guard in guards)
+    model._keys_to_ignore_on_load_unexpected = {*known, rf"(^|\.)({stems})$"}
 
 
 def refuse_missing(model: Any, names: list[str]) -> None:
@@ -171,13 +185,18 @@ def keep_format(model: Any, quantizer: LowRankQuantizer) -> None:
     if conversions is None:
         conversions = get_model_conversion_mapping(model, add_legacy=False)
     model._weight_conversions = kept_conversions(conversions, config)
-    model.save_pretrained = MethodType(_save_with_runtime, model)
+    model.save_pretrained = partial(save_with_runtime, model)
 
 
-def _save_with_runtime(self: Any, save_directory: str | Path, **options: Any) -> None:
-    type(self).save_pretrained(self, save_directory, **options)
-    for name in RUNTIME_FILES:
-        shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
+def save_with_runtime(model: Any, save_directory: str | Path, *args: Any, **options: Any) -> None:
+    """``save_pretrained`` of a compressed model: the files of :mod:`lillama.runtime` lie beside the weights."""
+    native = type(model).save_pretrained
+    given = inspect.signature(native).bind(model, save_directory, *args, **options).arguments.get("state_dict")
+    model.hf_quantizer.saving = (Path(save_directory), given)
+    try:
+        native(model, save_directory, *args, **options)
+    finally:
+        model.hf_quantizer.saving = (None, None)
 
 
 class NativeConfig:

@@ -1,6 +1,7 @@
 """Which matrices get which rank: (model shape, budget) -> RankPlan. No weights, so a plan takes milliseconds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lillama.config import BottomConfig, PlanFileConfig, RankConfig, StrategyConfig, TopConfig, UniformConfig
 from lillama.errors import ConfigError
@@ -26,6 +27,8 @@ def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
 
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
     """
+    if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
+        shape = replace(shape, targets=shape.every or shape.targets)
     shape = shape.within(config.scope)
     if not shape.targets:
         raise ConfigError("model: its blocks hold no linear that could be compressed")

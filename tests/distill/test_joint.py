@@ -265,3 +265,28 @@ def test_sum_is_mean_times_tokens(tiny_model, tokens):
     _, total = gradients(tiny_model, Inputs.teacher, tokens, reduction=Reduction.sum)
     for index in mean:
         assert total[index] == pytest.approx(mean[index] * tokens.tokens, rel=1e-5)
+
+
+def test_a_tied_embedding_and_head_learn_their_shared_factors_by_one_update():
+    """With the sum of both gradients."""
+    model = tiny("llama", tie_word_embeddings=True)
+    student = student_of(model, {"model.embed_tokens": 9})
+    learners = make_learners(student, DistillConfig(), loss_of(Inputs.teacher))
+    inputs = model_inputs(model, batch_for(model))
+    updated, gradients = [], []
+
+    def update(learner, loss):
+        updated.append(learner.index)
+        gradients.append([p.grad.clone() for p in learner.parameters])
+
+    learn_batch(student, learners, inputs, feeds=Inputs.teacher, update=update)
+    assert updated == [3], "the head, which comes last"
+    for learner in learners.values():
+        learner._optimizer.zero_grad()
+    alone = []
+    for index, learner in learners.items():
+        learn_batch(student, {index: learner}, inputs, feeds=Inputs.teacher, update=no_update)
+        alone.append([p.grad.clone() for p in learner.parameters])
+        learner._optimizer.zero_grad()
+    for both, one, other in zip(gradients[0], *alone, strict=True):
+        torch.testing.assert_close(both, one + other)

@@ -1,6 +1,8 @@
 """What people do with a transformers checkpoint, done with ours."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    T5EncoderModel,
     Trainer,
     TrainingArguments,
     pipeline,
 )
 
-from lillama import load_checkpoint
+from lillama import load_checkpoint, save_checkpoint
+from lillama.model.load import byte_tokenizer
 from lillama.runtime import RUNTIME_FILES, LowRank
 from tests.ecosystem.conftest import make_checkpoint
+from tests.families import batch_for, tiny
+from tests.model.test_families import mixed_ranks
+from tests.model.test_student import student_of
 
 
 def low_rank_count(model):
@@ -130,6 +137,73 @@ def test_push_to_hub_uploads_the_same_folder(saved, tmp_path, monkeypatch):
     assert {*RUNTIME_FILES, "config.json", "model.safetensors", "tokenizer.json"} <= uploaded.keys()
     assert json.loads(uploaded["config.json"])["quantization_config"]["quant_method"] == "lillama"
     assert uploaded["lillama_plugin.py"] == (saved.folder / "lillama_plugin.py").read_bytes()
+
+
+def test_saving_with_push_to_hub_uploads_the_code_too(saved, tmp_path, monkeypatch):
+    uploaded = {}
+
+    def commit(self, repo_id, operations, **_):
+        uploaded.update({operation.path_in_repo: operation for operation in operations})
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id})())
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    monkeypatch.setattr(ModelCard, "load", lambda *_, **__: ModelCard("# a card"))
+    model = AutoModelForCausalLM.from_pretrained(saved.folder)
+    model.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="somebody/small")
+    assert {*RUNTIME_FILES, "config.json", "model.safetensors"} <= uploaded.keys()
+
+
+def test_a_given_state_dict_is_what_is_saved(saved, tmp_path):
+    """Trainers gather sharded weights and hand them over so."""
+    model = AutoModelForCausalLM.from_pretrained(saved.folder)
+    ones = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "a", True, ones)
+    model.save_pretrained(tmp_path / "b")
+    assert all((value == 1).all() for value in load_checkpoint(tmp_path / "a").state_dict().values())
+    again = load_checkpoint(tmp_path / "b").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_model_can_be_pickled_and_copied(either, tmp_path):
+    model = load_checkpoint(either.folder)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        torch.testing.assert_close(other(either.ids).logits, model(either.ids).logits)
+        other.save_pretrained(tmp_path / "again")
+        torch.testing.assert_close(load_checkpoint(tmp_path / "again")(either.ids).logits, model(either.ids).logits)
+
+
+@torch.no_grad()
+def test_dequantize_where_a_part_is_missing_in_another_dtype_or_not_at_all(tmp_path):
+    saved = make_checkpoint("llama", tmp_path / "a", ends=True)
+    classifier = AutoModelForSequenceClassification.from_pretrained(saved.folder, num_labels=3)
+    logits = classifier(saved.ids[:1]).logits
+    dense = classifier.dequantize()
+    assert low_rank_count(dense) == 0
+    torch.testing.assert_close(dense(saved.ids[:1]).logits, logits, atol=1e-4, rtol=1e-4)
+    assert load_checkpoint(saved.folder).dequantize(dtype=torch.bfloat16).dtype == torch.bfloat16
+    places = {"": "disk"}
+    spread = AutoModelForCausalLM.from_pretrained(saved.folder, device_map=places, offload_folder=str(tmp_path / "off"))
+    with pytest.raises(ValueError, match="without offloading"):
+        spread.dequantize()
+
+
+@torch.no_grad()
+def test_one_side_of_an_encoder_decoder(tmp_path):
+    model = tiny("t5")
+    ranks = mixed_ranks(model)
+    model = student_of(model, ranks).settle()
+    save_checkpoint(model, byte_tokenizer(), tmp_path, plan={"ranks": ranks}, card="")
+    encoder = T5EncoderModel.from_pretrained(tmp_path, attn_implementation="eager")
+    ids = batch_for(model).ids
+    assert low_rank_count(encoder) > 0
+    torch.testing.assert_close(encoder(ids).last_hidden_state, model.encoder(ids).last_hidden_state)
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSequenceClassification])
+def test_load_checkpoint_takes_other_classes(auto, tmp_path):
+    saved = make_checkpoint("llama", tmp_path, ends=True)
+    assert low_rank_count(load_checkpoint(saved.folder, auto=auto)) > 3
 
 
 def test_a_low_rank_embedding_cannot_be_resized_and_says_so(tmp_path):

@@ -8,8 +8,12 @@ import sys
 import pytest
 import torch
 
+from lillama.model.checkpoint import save_checkpoint
+from lillama.model.load import byte_tokenizer
 from lillama.runtime import RUNTIME_FILES
-from tests.ecosystem.conftest import make_checkpoint
+from tests.families import tiny
+from tests.model.test_families import mixed_ranks
+from tests.model.test_student import student_of
 
 # The package is importable in this environment; whoever has only the folder has it not.
 WITHOUT_PACKAGE = """
@@ -46,20 +50,6 @@ def python(code, tmp_path):
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.fixture(params=["llama", "gpt2", "mixtral", "modernbert"])
-def tiny_saved(request, tmp_path):
-    """Linears; Conv1D; fused experts and a tied low-rank embedding; an encoder."""
-    ends = request.param == "mixtral"
-    return make_checkpoint(request.param, tmp_path / "saved", ends=ends, vocab_size=260)
-
-
-def use(saved, tmp_path, **options):
-    """The code that loads a checkpoint as what it is and keeps its logits."""
-    masked = "Masked" in type(saved.model).__name__
-    code = USE.replace("AutoModelForCausalLM", "AutoModelForMaskedLM") if masked else USE
-    return code.format(**words(saved, tmp_path, **options))
-
-
 def words(saved, tmp_path, **options):
     out, again = str(tmp_path / "logits.pt"), str(tmp_path / "again")
     return {"folder": str(saved.folder), "ids": saved.ids.tolist(), "options": options, "out": out, "again": again}
@@ -80,29 +70,61 @@ def test_with_the_folders_own_code(saved, tmp_path):
     assert all((again / name).read_bytes() == (saved.folder / name).read_bytes() for name in RUNTIME_FILES)
 
 
-def test_every_kind_of_module_with_the_folders_own_code(tiny_saved, tmp_path):
-    use = (
-        USE.replace("AutoModelForCausalLM", "AutoModelForMaskedLM")
-        if "Masked" in type(tiny_saved.model).__name__
-        else USE
-    )
-    code = WITHOUT_PACKAGE + use.format(**words(tiny_saved, tmp_path, trust_remote_code=True))
-    done = python(code, tmp_path)
+# Linears; Conv1D; fused experts and a tied low-rank embedding; an untied embedding and head; encoders; both sides.
+KINDS = {
+    "llama": (False, ["AutoModelForCausalLM", "AutoModel", "AutoModelForSequenceClassification"]),
+    "gpt2": (False, ["AutoModelForCausalLM", "AutoModel"]),
+    "mixtral": (True, ["AutoModelForCausalLM", "AutoModel"]),
+    "qwen3": (True, ["AutoModelForCausalLM", "AutoModel", "AutoModelForSequenceClassification"]),
+    "modernbert": (False, ["AutoModelForMaskedLM", "AutoModel", "AutoModelForSequenceClassification"]),
+    "t5": (False, ["AutoModelForSeq2SeqLM", "AutoModel", "T5EncoderModel"]),
+}
+TRY_EACH = """
+import json, transformers
+told = {{}}
+for kind, (folder, classes) in {kinds!r}.items():
+    for name in classes:
+        try:
+            model = getattr(transformers, name).from_pretrained(folder, **{options!r})
+            told[f"{{kind}} {{name}}"] = sum("LowRank" in type(module).__name__ for module in model.modules())
+        except Exception as error:
+            told[f"{{kind}} {{name}}"] = repr(error)
+json.dump(told, open({out!r}, "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A checkpoint of every kind, and the classes that load it or a part of it."""
+    root = tmp_path_factory.mktemp("kinds")
+    for family, (ends, _) in KINDS.items():
+        model = tiny(family, vocab_size=260)
+        ranks = mixed_ranks(model, ends=ends)
+        save_checkpoint(
+            student_of(model, ranks).settle(), byte_tokenizer(), root / family, plan={"ranks": ranks}, card=""
+        )
+    return {family: (str(root / family), classes) for family, (_, classes) in KINDS.items()}
+
+
+def try_each(kinds, tmp_path, **options):
+    out = tmp_path / "told.json"
+    done = python(WITHOUT_PACKAGE + TRY_EACH.format(kinds=kinds, options=options, out=str(out)), tmp_path)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), tiny_saved.logits, atol=1e-5, rtol=1e-5)
+    return json.loads(out.read_text()), done.stderr
 
 
-def test_with_neither_it_fails_and_names_a_module(tiny_saved, tmp_path):
-    use = (
-        USE.replace("AutoModelForCausalLM", "AutoModelForMaskedLM")
-        if "Masked" in type(tiny_saved.model).__name__
-        else USE
-    )
-    done = python(WITHOUT_PACKAGE + use.format(**words(tiny_saved, tmp_path)), tmp_path)
-    assert done.returncode != 0
-    assert not (tmp_path / "logits.pt").exists()
-    told = json.loads((tiny_saved.folder / "config.json").read_text())["quantization_config"]
-    assert any(name in done.stderr for name in (*told["linear"], *told["embedding"], *told["experts"])), done.stderr
+def test_every_kind_and_class_with_the_folders_own_code(kinds, tmp_path):
+    told, _ = try_each(kinds, tmp_path, trust_remote_code=True)
+    assert len(told) == sum(len(classes) for _, classes in kinds.values())
+    assert all(isinstance(count, int) and count > 2 for count in told.values()), told
+
+
+def test_with_neither_every_kind_and_class_fails_and_names_a_module(kinds, tmp_path):
+    """Each class takes another part of the model, and none may be filled in at random."""
+    told, report = try_each(kinds, tmp_path)
+    assert [name for name, answer in told.items() if "mismatched" not in str(answer)] == [], told
+    assert "self_attn.q_proj.weight" in report
+    assert "SelfAttention.q.weight" in report
 
 
 def test_the_folders_code_imports_nothing_of_the_package(saved):

@@ -6,7 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
-from lillama import load_checkpoint
+from lillama import load_checkpoint, save_checkpoint
+from lillama.model.inputs import model_inputs
+from lillama.model.load import byte_tokenizer
+from tests.families import batch_for, tiny
+from tests.model.test_families import mixed_ranks
+from tests.model.test_student import student_of
 
 
 def int8_weight_only():
@@ -34,6 +39,19 @@ def test_quantized_factors_reload_with_equal_logits(saved, tmp_path, stock):
         assert torch.equal(loaded(saved.ids).logits, logits)
         with pytest.raises(ValueError, match="before the stock quantizer"):
             loaded.dequantize()
+
+
+@pytest.mark.parametrize("stock", [int8_weight_only, eight_bits])
+@pytest.mark.parametrize("family", ["t5", "gpt2", "mamba2", "modernbert", "mixtral"])
+@torch.no_grad()
+def test_other_families_reload_too(family, stock, tmp_path):
+    model = tiny(family)
+    ranks = mixed_ranks(model)
+    inputs = model_inputs(model, batch_for(model)).arguments
+    save_checkpoint(student_of(model, ranks).settle(), byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="")
+    quantized = load_checkpoint(tmp_path / "a", quantization_config=stock())
+    quantized.save_pretrained(tmp_path / "b")
+    assert torch.equal(load_checkpoint(tmp_path / "b")(**inputs).logits, quantized(**inputs).logits)
 
 
 def test_a_second_quantizer_is_refused(saved, tmp_path):

@@ -1,13 +1,15 @@
 """One mechanism for every family: compress, save, load, save again, merge, distil."""
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig
+from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
 from lillama.data.tokens import TokenBlocks
 from lillama.distill.joint import learn_batch, make_learners
 from lillama.init import start_factors
@@ -103,6 +105,30 @@ def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, en
     after = losses(lambda learner, loss: None)
     assert before.keys() == after.keys()
     assert all(after[index] < before[index] for index in before), (before, after)
+
+
+def _update(lr, learner, loss):
+    learner.update(lr, loss)
+
+
+@pytest.mark.parametrize("train", list(Train))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_master_weights_learn_in_a_narrow_model(family, train):
+    """bfloat16, as on a GPU: whatever dtype a family's residual stream has."""
+    model = tiny(family).bfloat16()
+    student = student_of(model, mixed_ranks(model))
+    config = DistillConfig(train=train)
+    learners = make_learners(student, config, LossConfig(inputs=Inputs.teacher_student))
+    inputs = model_inputs(model, batch_for(model))
+    before = {index: [p.clone() for p in learner.parameters] for index, learner in learners.items()}
+    update = partial(_update, 1e-3)
+    losses = learn_batch(student, learners, inputs, feeds=Inputs.teacher_student, update=update)
+    assert all(math.isfinite(loss) for loss in losses.values())
+    for index, learner in learners.items():
+        assert {p.dtype for p in learner.parameters} == {torch.float32}
+        assert any(not torch.equal(p, old) for p, old in zip(learner.parameters, before[index], strict=True))
+    with student.in_place() as compressed:
+        assert {p.dtype for p in compressed.parameters()} == {torch.bfloat16}
 
 
 class FixedBatch(TokenBlocks):

@@ -50,3 +50,12 @@ def test_a_speech_model_hears_everything_and_says_the_tokens():
     assert inputs.targets[~mask].tolist() == [-100] * 3
     bf16 = model_inputs(model.bfloat16(), batch)
     assert bf16.arguments["input_features"].dtype == torch.bfloat16
+
+
+def test_a_start_token_that_the_transcript_has_already_is_not_doubled():
+    model = tiny("whisper")
+    batch = batch_for(model, 2, 5)
+    ids = torch.tensor([[2, 10, 11, 1], [2, 12, 1, 1]])
+    inputs = model_inputs(model, Batch(ids, torch.arange(4) < torch.tensor([[4], [3]]), batch.features))
+    assert inputs.arguments["decoder_input_ids"].tolist() == [[2, 10, 11], [2, 12, 1]]
+    assert inputs.targets.tolist() == [[10, 11, 1], [12, 1, -100]]

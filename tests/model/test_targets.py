@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lillama.config import Scope, TargetsConfig
 from lillama.errors import ConfigError
@@ -88,3 +89,15 @@ def test_a_model_on_the_meta_device_will_do():
     with torch.device("meta"):
         meta = type(tiny("mixtral"))(tiny("mixtral").config)
     assert model_shape(meta) == model_shape(tiny("mixtral"))
+
+
+def test_a_model_that_sees_too_is_refused_with_the_stacks_it_has():
+    text = {**FAMILIES["gemma3_text"]}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14}
+    )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    with pytest.raises(ConfigError, match=r"one stack, or an encoder and a decoder, is needed; has \['model.vision"):
+        model_shape(model)

@@ -33,6 +33,27 @@ def test_the_lazy_weight_computes_where_it_is_used(linear):
     torch.testing.assert_close(linear(x), nn.functional.linear(x, linear.weight, linear.bias))
 
 
+def test_a_fused_kernel_that_takes_the_weight_trains_the_factors(linear):
+    """As Mamba's do: the weight goes into an autograd function instead of the module being called."""
+
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x)
+            return x @ weight.T
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None, gradient.T @ ctx.saved_tensors[0]
+
+    x, gradient = torch.randn(4, 6), torch.randn(4, 5)
+    Kernel.apply(x, linear.weight).backward(gradient)
+    by_kernel = linear.A.weight.grad.clone(), linear.B.weight.grad.clone()
+    linear.zero_grad()
+    (linear(x) - linear.bias).backward(gradient)
+    torch.testing.assert_close(by_kernel, (linear.A.weight.grad, linear.B.weight.grad))
+
+
 def test_a_tied_head_shares_the_embeddings_factors():
     embedding = LowRankEmbedding(10, 6, 3)
     head = head_of(embedding, nn.Linear(6, 10, bias=False))

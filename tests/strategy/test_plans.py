@@ -78,26 +78,45 @@ PUBLISHED = {  # what the paper prints of the model and of the compressed one, i
 
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_sizes_are_those_that_the_paper_prints(case, tmp_path):
-    """To half a per cent, or to the digits that are printed: Mamba comes to 2.2146 where 2.22 is printed."""
+    """To the digits that are printed, but for what is named."""
     words, dense, compressed = PUBLISHED[case]
     config = composed(f"model={case.partition(' ')[0]}", *words)
     plan = make_plan(model_shape(meta_model(config.model, tmp_path), config.model.targets), config.strategy)
     for printed, counted in ((dense, plan.dense_parameters), (compressed, plan.parameters)):
         digits = len(str(printed).partition(".")[2])
-        assert abs(counted / 1e9 - printed) <= max(0.005 * printed, 0.5 * 10**-digits), counted
+        assert OTHERWISE.get((case, printed), round(counted / 1e9, digits)) in (printed, round(counted / 1e9, 4))
 
 
-def test_the_published_mixtral_has_low_rank_experts_only(tmp_path):
-    """And the paper's text means all matrices; the router is dense in both."""
+# What comes out otherwise than printed: Algorithm 1 with k=1024, m=256 ends 5M below Mamba's figure, and InkubaLM's is
+# cut off, not rounded.
+OTHERWISE = {("mamba_2_8b", 2.22): 2.2146, ("inkubalm", 0.299): 0.2996}
+
+
+def test_the_published_choice_for_mixtral_is_its_experts_only(tmp_path):
+    """The paper's text means all matrices; the router is dense in both.
+
+    The published layer 9 has rank 1536. Here w1 and w3 are one fused matrix with one B, so the same budget is met at
+    another rank.
+    """
     config = composed("model=mixtral_8x7b", "strategy=bottom", "model.targets.include=[experts.*]")
     meta = meta_model(config.model, tmp_path)
     published = make_plan(model_shape(meta, config.model.targets), config.strategy)
     assert all(".experts." in name for name in published.ranks)
     assert published.blocks == tuple(range(10)), "layers 0 to 9, as published"
-    assert published.ranks["model.layers.8.mlp.experts.down_proj"] == 1024
+    assert {rank for name, rank in published.ranks.items() if "layers.9." not in name} == {1024}
+    assert {rank for name, rank in published.ranks.items() if "layers.9." in name} == {2304}
     text = make_plan(model_shape(meta), config.strategy)
     assert "model.layers.0.self_attn.q_proj" in text.ranks
     assert not [name for name in text.ranks if ".gate" in name and ".gate_up" not in name]
+
+
+def test_a_plan_of_the_ends_replays_without_naming_them_again(tmp_path):
+    config = composed("model=inkubalm", "strategy=rank")
+    meta = meta_model(config.model, tmp_path)
+    plan = make_plan(model_shape(meta, config.model.targets), config.strategy)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(plan.as_dict()))
+    assert make_plan(model_shape(meta), PlanFileConfig(file=str(file))) == plan
 
 
 def test_one_rank_for_every_matrix_that_it_makes_smaller(tmp_path):
