@@ -111,8 +111,8 @@ def learn_batch(
 
     :param masked: whether padding stays out of the losses.
     """
-    stream = StudentStream(student.teacher, inputs.arguments)
-    blocks = stream.blocks
+    blocks = student.teacher_blocks
+    stream = StudentStream(blocks, inputs.arguments)
     own = feeds is not Inputs.teacher
     losses: dict[int, float] = {}
 
@@ -133,7 +133,7 @@ def learn_batch(
             update(learner, value)
 
     waiting = _shared_later(learners)
-    run_blocks(student.teacher, inputs.arguments, wanted=_wanted(learners), on_block=learn)
+    run_blocks(blocks, inputs.arguments, wanted=_wanted(learners), on_block=learn)
     return losses
 
 

@@ -16,12 +16,11 @@ from lillama.model.blocks import EMBEDDING, BlockCall, Blocks, Swap, call_after
 class StudentStream:
     """The student's side of one batch: its hidden states and arguments at the block that the teacher has just run.
 
-    :param arguments: the model's arguments in this batch.
+    :param blocks: the teacher's. :param arguments: the model's arguments in this batch.
     """
 
-    def __init__(self, teacher: nn.Module, arguments: Mapping[str, Any]) -> None:
-        self.teacher = teacher
-        self.blocks = Blocks(teacher)
+    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any]) -> None:
+        self.blocks = blocks
         self.arguments = arguments
         self.hidden: Tensor | None = None  # None: the teacher's
         self.context: Swap | None = None  # None: the teacher's arguments
@@ -65,4 +64,4 @@ class StudentStream:
         passed = [EMBEDDING] if place is None else self.blocks.stacks[place].indices
         hidden = self.hidden
         result = (hidden, *before.result[1:]) if isinstance(before.result, tuple) else hidden
-        return call_after(self.teacher, self.arguments, blocks=passed, result=result, until=call.index)
+        return call_after(self.blocks, self.arguments, passed=passed, result=result, until=call.index)

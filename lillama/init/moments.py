@@ -52,7 +52,7 @@ def input_moments(
     Padding does not count. Nothing above the last block that holds one of the matrices is run.
     """
     blocks = Blocks(model)
-    collector = _Collector(model, blocks)
+    collector = _Collector(blocks)
     hooks = list(collector.hooks(names))
     device = next(model.parameters()).device
     indices = [blocks.index_of(name) for name in names]
@@ -62,7 +62,7 @@ def input_moments(
             for batch in data.batches(batch_size, device):
                 collector.inputs = model_inputs(model, batch)
                 collector.latest = None
-                run_blocks(model, collector.inputs.arguments, wanted=wanted, on_block=lambda call: None)
+                run_blocks(blocks, collector.inputs.arguments, wanted=wanted, on_block=lambda call: None)
                 bar.update(batch.tokens)
     finally:
         for hook in hooks:
@@ -73,8 +73,8 @@ def input_moments(
 class _Collector:
     """Adds each distinct input once a call: query, key and value projections see the same tensor."""
 
-    def __init__(self, model: Any, blocks: Blocks) -> None:
-        self.model = model
+    def __init__(self, blocks: Blocks) -> None:
+        self.model = blocks.model
         self.blocks = blocks
         self.moments: dict[str, InputMoment] = {}
         self.inputs: ModelInputs

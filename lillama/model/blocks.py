@@ -167,7 +167,7 @@ class _Done(Exception):  # noqa: N818 - control flow, not an error
 
 
 def run_blocks(
-    model: nn.Module, inputs: Mapping[str, Any], *, wanted: Sequence[int], on_block: Callable[[BlockCall], None]
+    blocks: Blocks, inputs: Mapping[str, Any], *, wanted: Sequence[int], on_block: Callable[[BlockCall], None]
 ) -> None:
     """Run a model and hand every call of the ``wanted`` blocks to ``on_block``, lowest first.
 
@@ -176,7 +176,6 @@ def run_blocks(
 
     :param inputs: the keyword arguments of the model. :param wanted: block numbers, ascending.
     """
-    blocks = Blocks(model)
 
     def observe(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -190,7 +189,7 @@ def run_blocks(
     hooks = [blocks[index].register_forward_hook(observe(index), with_kwargs=True) for index in wanted]
     try:
         with torch.no_grad():
-            model(**inputs)
+            blocks.model(**inputs)
     except _Done:
         pass
     finally:
@@ -203,9 +202,9 @@ _SUBSTITUTING: ContextVar[bool] = ContextVar("substituting", default=False)
 
 
 def call_after(
-    model: nn.Module, inputs: Mapping[str, Any], *, blocks: Sequence[int], result: Any, until: int
+    blocks: Blocks, inputs: Mapping[str, Any], *, passed: Sequence[int], result: Any, until: int
 ) -> BlockCall:
-    """How block ``until`` is called when the last of ``blocks`` gives ``result``; none of them is run.
+    """How block ``until`` is called when the last of the ``passed`` ones gives ``result``; none of them is run.
 
     What lies between two stacks, before the first block and after the last (scaling, positions, the final norm, the
     way from encoder to decoder) is the model's own code, whatever the family.
@@ -216,12 +215,11 @@ def call_after(
         found.append(_call(until, args, kwargs, None))
         raise _Done
 
-    own = Blocks(model)
-    hook = own[until].register_forward_pre_hook(stop, with_kwargs=True)
+    hook = blocks[until].register_forward_pre_hook(stop, with_kwargs=True)
     token = _SUBSTITUTING.set(True)
     try:
-        with torch.no_grad(), _returning([own[index] for index in blocks], result):
-            model(**inputs)
+        with torch.no_grad(), _returning([blocks[index] for index in passed], result):
+            blocks.model(**inputs)
     except _Done:
         pass
     finally:

@@ -21,7 +21,8 @@ class Student:
 
     def __init__(self, teacher: nn.Module, modules: Mapping[str, LowRank]) -> None:
         self.teacher = teacher
-        self.blocks = student_blocks(teacher, modules)
+        self.teacher_blocks = Blocks(teacher)
+        self.blocks = student_blocks(self.teacher_blocks, modules)
         self._narrow: dict[nn.Parameter, torch.dtype] = {}
 
     @property
@@ -66,7 +67,7 @@ class Student:
         return self.teacher.eval().requires_grad_(False)
 
     def _swap(self, blocks: Mapping[int, nn.Module]) -> dict[int, nn.Module]:
-        own = Blocks(self.teacher)
+        own = self.teacher_blocks
         before = {index: own[index] for index in blocks}
         for index, block in blocks.items():
             own[index] = block

@@ -119,19 +119,18 @@ def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias:
     return LowRankConfig(linear=linear, embedding=embedding, experts=experts, without_bias=without_bias)
 
 
-def student_blocks(teacher: nn.Module, modules: Mapping[str, LowRank]) -> dict[int, nn.Module]:
-    """Copies of the blocks that hold the named modules, with these low-rank ones instead; lowest first.
+def student_blocks(blocks: Blocks, modules: Mapping[str, LowRank]) -> dict[int, nn.Module]:
+    """Copies of the teacher's blocks that hold the named modules, with these low-rank ones instead; lowest first.
 
     The dense matrices that are replaced are never copied. A head that is tied to a low-rank embedding comes along.
     """
-    blocks = Blocks(teacher)
     chosen: dict[int, dict[str, LowRank]] = {}
     for name, module in modules.items():
         index = blocks.index_of(name)
         chosen.setdefault(index, {})[name.removeprefix(blocks.name(index)).lstrip(".")] = module
     students = {index: _copy_with(blocks[index], inner) for index, inner in sorted(chosen.items())}
     embedding = students.get(EMBEDDING)
-    if isinstance(embedding, LowRankEmbedding) and tied_head(teacher, blocks.name(EMBEDDING)) is not None:
+    if isinstance(embedding, LowRankEmbedding) and tied_head(blocks.model, blocks.name(EMBEDDING)) is not None:
         students[blocks.head] = head_of(embedding, blocks[blocks.head])
     return students
 

@@ -99,7 +99,12 @@ def test_the_student_stream_is_what_the_compressed_model_feeds_its_blocks_with(f
     true = {}
     with student.in_place() as compressed:
         wanted = range(min(learners), max(learners) + 1)
-        run_blocks(compressed, inputs.arguments, wanted=wanted, on_block=lambda call: true.update({call.index: call}))
+        run_blocks(
+            student.teacher_blocks,
+            inputs.arguments,
+            wanted=wanted,
+            on_block=lambda call: true.update({call.index: call}),
+        )
         assert set(fed) == set(learners)
         for index, (feed, call) in fed.items():
             torch.testing.assert_close(feed.hidden, true[index].hidden)
@@ -134,7 +139,7 @@ def test_only_the_needed_blocks_run_and_the_lowest_once(tiny_model, tokens):
     distill(student, tokens, DistillConfig(batch_size=8), loss_of(Inputs.teacher_student))
     assert ran == [0, 1]
     call = BlockCall(1, torch.zeros(1))
-    first = block_feeds(call, StudentStream(tiny_model, {}), Inputs.teacher_student)
+    first = block_feeds(call, StudentStream(Blocks(tiny_model), {}), Inputs.teacher_student)
     assert [feed.weight for feed in first] == [2.0], "the first compressed block's two passes are one"
 
 

@@ -31,7 +31,7 @@ def test_a_block_replayed_from_its_captured_call_is_exact(family):
     mask = torch.arange(10) < torch.tensor([[10], [5]])
     inputs = model_inputs(model, Batch(batch.ids, mask, batch.features))
     calls = []
-    run_blocks(model, inputs.arguments, wanted=range(len(blocks)), on_block=calls.append)
+    run_blocks(blocks, inputs.arguments, wanted=range(len(blocks)), on_block=calls.append)
     assert [call.index for call in calls] == list(range(len(blocks)))
     for call in calls:
         assert torch.equal(call.replay(blocks[call.index], call.hidden), call.output)
@@ -45,18 +45,17 @@ def test_a_block_replayed_from_its_captured_call_is_exact(family):
 def test_the_way_from_encoder_to_decoder_is_the_models_own(family):
     """With the teacher's own states put in, the decoder is called just as it is called anyway."""
     model = tiny(family)
+    blocks = Blocks(model)
     inputs = model_inputs(model, batch_for(model)).arguments
     calls = []
-    run_blocks(model, inputs, wanted=range(4), on_block=calls.append)
-    again = call_after(model, inputs, blocks=range(2), result=calls[1].result, until=2)
+    run_blocks(blocks, inputs, wanted=range(4), on_block=calls.append)
+    again = call_after(blocks, inputs, passed=range(2), result=calls[1].result, until=2)
     context = Swap(calls[2], again)
     for call in calls[2:]:
-        replayed = call.replay(Blocks(model)[call.index], call.hidden, context)
+        replayed = call.replay(blocks[call.index], call.hidden, context)
         torch.testing.assert_close(replayed, call.output)
-    other = call_after(model, inputs, blocks=range(2), result=_doubled(calls[1].result), until=2)
-    assert not torch.allclose(
-        calls[2].replay(Blocks(model)[2], calls[2].hidden, Swap(calls[2], other)), calls[2].output
-    )
+    other = call_after(blocks, inputs, passed=range(2), result=_doubled(calls[1].result), until=2)
+    assert not torch.allclose(calls[2].replay(blocks[2], calls[2].hidden, Swap(calls[2], other)), calls[2].output)
 
 
 def _doubled(result):
@@ -70,11 +69,11 @@ def test_the_ends_are_blocks_of_their_own(family):
     blocks = Blocks(model)
     inputs = model_inputs(model, batch_for(model))
     calls = []
-    run_blocks(model, inputs.arguments, wanted=range(EMBEDDING, blocks.head + 1), on_block=calls.append)
+    run_blocks(blocks, inputs.arguments, wanted=range(EMBEDDING, blocks.head + 1), on_block=calls.append)
     assert torch.equal(calls[0].hidden, inputs.arguments["input_ids"])
-    first = call_after(model, inputs.arguments, blocks=[EMBEDDING], result=calls[0].output, until=0)
+    first = call_after(blocks, inputs.arguments, passed=[EMBEDDING], result=calls[0].output, until=0)
     assert torch.equal(first.hidden, calls[1].hidden)
-    head = call_after(model, inputs.arguments, blocks=range(blocks.head), result=calls[-2].result, until=blocks.head)
+    head = call_after(blocks, inputs.arguments, passed=range(blocks.head), result=calls[-2].result, until=blocks.head)
     assert torch.equal(head.hidden, calls[-1].hidden)
 
 
@@ -86,7 +85,7 @@ def test_nothing_above_the_last_wanted_block_is_run(tiny_model):
         blocks[index].register_forward_hook(lambda *_, index=index: ran.append(index))
     tiny_model.lm_head.register_forward_hook(lambda *_: ran.append("head"))
     ids = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    run_blocks(tiny_model, ids, wanted=range(1, 3), on_block=lambda call: None)
+    run_blocks(blocks, ids, wanted=range(1, 3), on_block=lambda call: None)
     assert ran[:2] == [0, 1]
     assert set(ran) <= {0, 1, 2}
 
@@ -97,7 +96,7 @@ def test_hooks_do_not_outlive_an_error(tiny_model):
 
     blocks = Blocks(tiny_model)
     with pytest.raises(KeyError, match="mine"):
-        run_blocks(tiny_model, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(4), on_block=fail)
+        run_blocks(blocks, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(4), on_block=fail)
     assert not any(blocks[index]._forward_hooks for index in range(len(blocks)))
 
 
@@ -109,7 +108,7 @@ def test_a_model_with_code_of_its_own_has_its_longest_list_of_one_class(monkeypa
     blocks = Blocks(model)
     assert [stack.name for stack in blocks.stacks] == ["model.layers"]
     calls = []
-    run_blocks(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(3), on_block=calls.append)
+    run_blocks(blocks, {"input_ids": torch.ones(1, 4, dtype=torch.long)}, wanted=range(3), on_block=calls.append)
     assert len(calls) == 3
 
 
