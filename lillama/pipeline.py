@@ -23,7 +23,7 @@ from lillama.model.load import load_model, show_progress
 from lillama.model.student import Student
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
-from lillama.record import CHECKPOINT, Record, finished, recording
+from lillama.record import CHECKPOINT, Record, alone, finished, recording
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
@@ -35,26 +35,32 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
     A folder that already holds this run's result is left alone and its result returned.
 
     :param overrides: what was said on the command line; kept with the result, so that a report can name the cell.
-    :raises ConfigError: for bad input, before a model is loaded.
+    :raises ConfigError: for bad input, before a model is loaded, or a folder in which another process is at work.
     :raises DivergedError: for a loss, a perplexity or a weight that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     show_progress(config.progress)
     fingerprint = run_fingerprint(config)
-    previous = finished(config, folder, fingerprint)
-    if previous is not None:
-        log.info("already done, nothing to run: %s", folder)
-        return previous
-    with recording(config, folder, fingerprint, overrides) as record:
-        with record.stage("plan"):
-            plan = prepare_plan(config, folder)
-        record.note_plan(plan)
-        if set(config.stages) != {Stage.plan}:
-            with record.stage("data"):
-                inputs = prepare_inputs(config)
-            record.note_data(inputs.data, inputs.text)
-            compress(config, plan, inputs, record)
+    with alone(folder):
+        previous = finished(config, folder, fingerprint)
+        if previous is not None:
+            log.info("already done, nothing to run: %s", folder)
+            return previous
+        with recording(config, folder, fingerprint, overrides) as record:
+            run_stages(config, folder, record)
     return record.result.as_dict()
+
+
+def run_stages(config: RunConfig, folder: Path, record: Record) -> None:
+    """The plan first, then what the model is needed for."""
+    with record.stage("plan"):
+        plan = prepare_plan(config, folder)
+    record.note_plan(plan)
+    if set(config.stages) != {Stage.plan}:
+        with record.stage("data"):
+            inputs = prepare_inputs(config)
+        record.note_data(inputs.data, inputs.text)
+        compress(config, plan, inputs, record)
 
 
 def compress(config: RunConfig, plan: RankPlan, inputs: Inputs, record: Record) -> None:

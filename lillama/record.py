@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
+LOCK = ".lock"
 OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv")
 
 
@@ -81,6 +83,23 @@ class Record:
             seconds = self.result.seconds
             seconds[self._running[-1]] = seconds.get(self._running[-1], 0.0) + now - self._since
         self._since = now
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run's folder to this process; the lock goes with the process, however it ends.
+
+    :raises ConfigError: where another process is at work in it.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"hydra.run.dir={folder}: another process is at work in this folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def finished(config: RunConfig, folder: Path, fingerprint: str) -> dict[str, Any] | None:

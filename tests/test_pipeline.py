@@ -15,6 +15,7 @@ import lillama.pipeline
 from lillama import load_checkpoint
 from lillama.evaluate.perplexity import perplexity, perplexity_ids
 from lillama.model.load import byte_tokenizer
+from lillama.record import alone
 from lillama.report import main as report
 from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
@@ -274,3 +275,12 @@ def test_a_compressed_model_is_not_compressed_again(cli, finished_run, tmp_path)
     status, _, err = cli(*words, "model=hub", f"model.path={folder / 'checkpoint'}", f"hydra.run.dir={tmp_path / 'x'}")
     assert status == 2
     assert "is compressed already" in err
+
+
+def test_a_second_process_on_one_folder_refuses(cli, finished_run):
+    folder, _, words = finished_run
+    with alone(folder):
+        status, _, err = cli(*words)
+    assert status == 2
+    assert f"hydra.run.dir={folder}: another process is at work" in err
+    assert cli(*words)[0] == 0, "and when that one is gone it goes on"
