@@ -13,6 +13,7 @@ from torch import nn
 
 from lillama.config import RunConfig, Stage
 from lillama.distill.joint import Progress, distill
+from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.evaluate.perplexity import perplexity
 from lillama.fingerprint import run_fingerprint
@@ -23,7 +24,7 @@ from lillama.model.load import load_model, show_progress
 from lillama.model.student import Student
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
-from lillama.record import CHECKPOINT, Record, alone, finished, recording
+from lillama.record import CHECKPOINT, Record, alone, finished, recording, refuse
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,11 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
     """
     folder.mkdir(parents=True, exist_ok=True)
     show_progress(config.progress)
-    fingerprint = run_fingerprint(config)
+    try:
+        fingerprint = run_fingerprint(config)
+    except ConfigError as error:  # a model or a text that is not there
+        refuse(config, folder, overrides, error)
+        raise
     with alone(folder):
         previous = finished(config, folder, fingerprint)
         if previous is not None:

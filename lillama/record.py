@@ -119,6 +119,21 @@ def finished(config: RunConfig, folder: Path, fingerprint: str) -> dict[str, Any
     return None if wanted and not (folder / CHECKPOINT).is_dir() else found
 
 
+def refuse(config: RunConfig, folder: Path, overrides: Sequence[str], error: Exception) -> None:
+    """Leave word of a run that could not begin, so that the report of a sweep says FAILED and why, not MISSING."""
+    if read_result(folder) is None:
+        result = RunResult(
+            status="failed",
+            fingerprint="",
+            name=config.name,
+            overrides=list(overrides),
+            settings=plain(config),
+            provenance={},
+            error=f"{type(error).__name__}: {error}",
+        )
+        write_json(folder / FILE, result.as_dict())
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier, unfinished run left; a figure of one run must not stand beside those of another."""
     for name in OUTPUTS:

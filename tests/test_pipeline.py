@@ -284,3 +284,18 @@ def test_a_second_process_on_one_folder_refuses(cli, finished_run):
     assert status == 2
     assert f"hydra.run.dir={folder}: another process is at work" in err
     assert cli(*words)[0] == 0, "and when that one is gone it goes on"
+
+
+def test_a_cell_whose_text_is_not_there_is_reported_as_failed(cli, tmp_path, capsys):
+    """And finished results of other runs are never written over."""
+    words = (*TINY_RUN, "data=local", "data.path=/no/such/text", "save_checkpoint=false")
+    status, _, err = cli("-m", *words, "strategy.k=8,16", f"hydra.sweep.dir={tmp_path}")
+    assert status == 2, err
+    results = [read_json(file) for file in sorted(tmp_path.glob("*/results.json"))]
+    assert [result["status"] for result in results] == ["failed", "failed"]
+    assert all("/no/such/text" in result["error"] for result in results)
+    capsys.readouterr()
+    assert report([str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "FAILED" in told
+    assert "MISSING" not in told

@@ -6,6 +6,7 @@ from lillama.algebra.ranks import candidate_ranks, factor_parameters
 from lillama.config import BottomConfig, StrategyConfig
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape, Target
+from lillama.strategy.plan import out_of_reach
 
 
 def plan_bottom(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
@@ -14,7 +15,7 @@ def plan_bottom(shape: ModelShape, target: int, config: StrategyConfig) -> dict[
     :raises ConfigError: where no matrix has a candidate rank, or the budget is out of reach.
     """
     assert isinstance(config, BottomConfig)
-    return layer_first(shape, target, k=config.k, m=config.m, order=layers(shape))
+    return layer_first(shape, target, config, order=layers(shape))
 
 
 def layers(shape: ModelShape) -> list[int]:
@@ -22,13 +23,14 @@ def layers(shape: ModelShape) -> list[int]:
     return sorted({matrix.block for matrix in shape.targets})
 
 
-def layer_first(shape: ModelShape, target: int, *, k: int, m: int, order: Sequence[int]) -> dict[str, int]:
+def layer_first(shape: ModelShape, target: int, config: BottomConfig, *, order: Sequence[int]) -> dict[str, int]:
     """Algorithm 1 over the layers in the given order.
 
     Candidates (r, W) are sorted by layer, then by rank in decreasing order, then in module order; each replaces W,
     or the factors that W already has, until the model has at most ``target`` parameters.
     """
     position = {layer: place for place, layer in enumerate(order)}
+    k, m = config.k, config.m
     candidates = [(rank, matrix) for matrix in shape.targets for rank in candidate_ranks(matrix.shape, k=k, m=m)]
     candidates.sort(key=lambda candidate: (position[candidate[1].block], -candidate[0]))
     if not candidates:
@@ -42,12 +44,8 @@ def layer_first(shape: ModelShape, target: int, *, k: int, m: int, order: Sequen
         size += cost(matrix, rank) - cost(matrix, ranks.get(matrix.name))
         ranks[matrix.name] = rank
     if size > target:
-        reach = 1 - size / shape.parameters
-        asked = 1 - target / shape.parameters
-        raise ConfigError(
-            f"strategy.reduction={asked:.4g}: out of reach with k={k}, m={m}; the largest possible is {reach:.1%}"
-            " (a smaller strategy.k reaches further)"
-        )
+        hint = "a smaller strategy.k reaches further"
+        raise out_of_reach(shape, target, size, config, why=f"with k={config.k}, m={config.m} ({hint})")
     return ranks
 
 

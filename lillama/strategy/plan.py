@@ -68,6 +68,18 @@ class RankPlan:
         }
 
 
+def out_of_reach(shape: ModelShape, target: int, smallest: int, config: StrategyConfig, *, why: str) -> ConfigError:
+    """The error for a size that a strategy cannot reach: what was asked, in its own words, and the least possible."""
+    reach = 1 - smallest / shape.parameters
+    if config.parameters is not None:
+        return ConfigError(
+            f"strategy.parameters={config.parameters}: out of reach {why}; the smallest possible is {smallest:,}"
+            f" parameters ({reach:.1%} fewer)"
+        )
+    asked = 1 - target / shape.parameters
+    return ConfigError(f"strategy.reduction={asked:.4g}: out of reach {why}; the largest possible is {reach:.1%}")
+
+
 def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
     """The ranks of a saved ``plan.json``; the budget is the plan's own."""
     assert isinstance(config, PlanFileConfig)

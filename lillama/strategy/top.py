@@ -11,4 +11,4 @@ def plan_top(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str
     :raises ConfigError: where no matrix has a candidate rank, or the budget is out of reach.
     """
     assert isinstance(config, TopConfig)
-    return layer_first(shape, target, k=config.k, m=config.m, order=layers(shape)[::-1])
+    return layer_first(shape, target, config, order=layers(shape)[::-1])

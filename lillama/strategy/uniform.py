@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from lillama.algebra.ranks import dense_parameters, factor_parameters, largest_saving_rank
 from lillama.config import Rounding, StrategyConfig, UniformConfig
-from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape, Target
+from lillama.strategy.plan import out_of_reach
 
 
 def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
@@ -29,7 +29,9 @@ def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict
     lowest = math.ceil(config.k / step) * step
     matrices = [matrix for matrix in shape.targets if largest_saving_rank(matrix.shape) >= lowest]
     untouched = shape.parameters - sum(matrix.parameters for matrix in matrices)
-    _check_reach(shape, target, untouched + sum(_cost(matrix, lowest) for matrix in matrices))
+    smallest = untouched + sum(_cost(matrix, lowest) for matrix in matrices)
+    if smallest > target:
+        raise out_of_reach(shape, target, smallest, config, why="for uniform")
     exact = _exact_ranks(matrices, target - untouched, lowest)
     ranks = {matrix.name: max(lowest, math.floor(exact[matrix.name] / step) * step) for matrix in matrices}
     free = target - untouched - sum(_cost(matrix, ranks[matrix.name]) for matrix in matrices)
@@ -54,14 +56,6 @@ def _exact_ranks(matrices: Sequence[Target], budget: int, lowest: int) -> dict[s
             return exact | wanted
         free = above
     return exact
-
-
-def _check_reach(shape: ModelShape, target: int, smallest: int) -> None:
-    if smallest > target:
-        asked, reach = (1 - size / shape.parameters for size in (target, smallest))
-        raise ConfigError(
-            f"strategy.reduction={asked:.4g}: out of reach for uniform; the largest possible is {reach:.1%}"
-        )
 
 
 def _fraction_of_rank(shape: ModelShape, target: int, multiple: int) -> dict[str, int]:

@@ -136,6 +136,15 @@ def test_a_request_out_of_reach_names_the_largest_reduction(option, k, largest, 
         make_plan(shape_of(option, tmp_path), BottomConfig(k=k, m=256, reduction=0.4))
 
 
+@pytest.mark.parametrize("config", [BottomConfig(parameters="500M"), UniformConfig(parameters="100M")])
+def test_a_size_out_of_reach_is_named_as_it_was_asked_for(config, tmp_path):
+    shape = shape_of("phi2", tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"strategy\.parameters={config.parameters}: out of reach.*smallest possible is"
+    ):
+        make_plan(shape, config)
+
+
 def test_the_authors_uniform_formula_removes_what_they_publish(tmp_path):
     """Phi-2 at 20% asked: 18.1% got."""
     plan = make_plan(shape_of("phi2", tmp_path), UniformConfig(reduction=0.2, fraction_of=Rounding.rank))
