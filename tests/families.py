@@ -13,6 +13,15 @@ GATED = {**BASE, "intermediate_size": 48}
 GROUPED = {**GATED, "num_key_value_heads": 2}
 EXPERTS = {**GROUPED, "num_experts_per_tok": 2, "head_dim": 8}
 SEQ2SEQ = {"vocab_size": 64, "d_model": 32, "pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 1}
+BOTH_SIDES = {
+    **SEQ2SEQ,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+}
 ENCODER = {**BASE, "intermediate_size": 48, "max_position_embeddings": 64}
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -75,13 +84,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 4,
     },
     "whisper": {
-        **SEQ2SEQ,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
+        **BOTH_SIDES,
         "num_mel_bins": 8,
         "max_source_positions": 12,
         "max_target_positions": 32,
@@ -89,13 +92,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "t5": {**SEQ2SEQ, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu"},
     "bart": {
-        **SEQ2SEQ,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 48,
-        "decoder_ffn_dim": 48,
+        **BOTH_SIDES,
         "max_position_embeddings": 64,
         "bos_token_id": 2,
         "forced_eos_token_id": 1,

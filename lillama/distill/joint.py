@@ -114,6 +114,7 @@ def learn_batch(
     blocks = student.teacher_blocks
     stream = StudentStream(blocks, inputs.arguments)
     own = feeds is not Inputs.teacher
+    waiting = _shared_later(learners)
     losses: dict[int, float] = {}
 
     def learn(call: BlockCall) -> None:
@@ -124,15 +125,13 @@ def learn_batch(
             changed = own and not stream.is_teachers
             stream.leave(call, stream.replay(call, blocks[call.index]) if changed else None)
             return
-        place = blocks.stack(call.index)
-        mask = inputs.masks[place if place is not None else 0] if masked else None
+        mask = inputs.mask(blocks.stack(call.index)) if masked else None
         value, output = learner.backward(call, block_feeds(call, stream, feeds), mask)
         stream.leave(call, output)
         losses[call.index] = value
         if call.index not in waiting:
             update(learner, value)
 
-    waiting = _shared_later(learners)
     run_blocks(blocks, inputs.arguments, wanted=_wanted(learners), on_block=learn)
     return losses
 

@@ -103,8 +103,8 @@ class _Collector:
 
     def _mask(self, name: str, x: Tensor) -> Tensor | None:
         """Which rows of an input count, in its own shape without the last dimension."""
-        stack = self.blocks.stack(self.blocks.index_of(name)) or 0
-        mask = self.inputs.masks[0 if x is self._memory else stack]
+        stack = self.blocks.stack(self.blocks.index_of(name))
+        mask = self.inputs.mask(0 if x is self._memory else stack)
         if mask is not None and mask.numel() != x[..., 0].numel():
             raise ConfigError(f"init=feature: the rows of {name} are not the tokens of its batch; use init=svd")
         return None if mask is None else mask.reshape(x.shape[:-1])
@@ -125,7 +125,7 @@ class _Collector:
         self.moments[name] = torch.zeros(dense.num_embeddings, dtype=torch.long, device=dense.weight.device)
 
         def collect(_: nn.Module, args: tuple[Any, ...]) -> None:
-            mask = self.inputs.masks[0]
+            mask = self.inputs.mask(None)
             ids = args[0] if mask is None else args[0][mask]
             self.moments[name] += ids.flatten().bincount(minlength=dense.num_embeddings)
 

@@ -34,6 +34,10 @@ class ModelInputs:
     masks: tuple[Tensor | None, ...]
     targets: Tensor | None = None  # what the decoder of an encoder-decoder is to say [b, t], -100 where nothing counts
 
+    def mask(self, stack: int | None) -> Tensor | None:
+        """The positions that count in a stack; the embedding and the head, in none, have those of the first."""
+        return self.masks[stack or 0]
+
 
 def model_inputs(model: Any, batch: Batch) -> ModelInputs:
     """The arguments of one forward pass.

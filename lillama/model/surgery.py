@@ -77,11 +77,11 @@ def low_rank_modules(
 @torch.no_grad()
 def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
     rank = factors.b.shape[0]
-    module: Any = empty_embedding(dense, rank) if isinstance(dense, nn.Embedding) else None
-    module = empty_linear(dense, rank, bias=keep_bias) if module is None else module
+    embedding = isinstance(dense, nn.Embedding)
+    module: Any = empty_embedding(dense, rank) if embedding else empty_linear(dense, rank, bias=keep_bias)
     module.A.weight.copy_(factors.a)
     module.B.weight.copy_(factors.b)
-    if isinstance(dense, nn.Linear | Conv1D) and module.bias is not None:
+    if not embedding and module.bias is not None:
         module.bias.copy_(dense.bias)
     return module
 

@@ -46,15 +46,20 @@ def perturb_biases(model):
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
-@torch.no_grad()
-def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
+def compressed(family, *, ends):
+    """A compressed model, its ranks, one batch of its inputs and its logits for them."""
     model = tiny(family)
     perturb_biases(model)
     ranks = mixed_ranks(model, ends=ends)
     model = student_of(model, ranks).settle()
     inputs = model_inputs(model, batch_for(model)).arguments
-    logits = model(**inputs).logits
+    return model, ranks, inputs, model(**inputs).logits
+
+
+@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+@torch.no_grad()
+def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
+    model, ranks, inputs, logits = compressed(family, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#", max_shard_size="20KB")
     loaded = load_checkpoint(tmp_path / "a", attn_implementation="eager")  # raises for any key that does not fit
     torch.testing.assert_close(loaded(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
@@ -71,12 +76,7 @@ def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
 @pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
 @torch.no_grad()
 def test_dequantize_gives_a_plain_dense_model(family, ends, tmp_path):
-    model = tiny(family)
-    perturb_biases(model)
-    ranks = mixed_ranks(model, ends=ends)
-    model = student_of(model, ranks).settle()
-    inputs = model_inputs(model, batch_for(model)).arguments
-    logits = model(**inputs).logits
+    model, ranks, inputs, logits = compressed(family, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#")
     load_checkpoint(tmp_path / "a").dequantize().save_pretrained(tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text())
