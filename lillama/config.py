@@ -445,6 +445,7 @@ class RunConfig:
     stages: list[Stage] = field(default_factory=lambda: list(Stage))
     seed: int = 0
     cache_dir: str = MISSING
+    cache_limit_gb: float = 20.0
     progress: bool = True
     save_checkpoint: bool = True
     model: ModelConfig = MISSING
@@ -457,6 +458,8 @@ class RunConfig:
     logger: LoggerConfig = MISSING
 
     def __post_init__(self) -> None:
+        limit = self.cache_limit_gb
+        require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")

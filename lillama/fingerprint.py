@@ -9,7 +9,7 @@ from lillama.model.load import model_identity
 from lillama.provenance import digest, path_digest
 from lillama.version import __version__
 
-WITHOUT_EFFECT = ("name", "cache_dir", "logger", "progress", "save_checkpoint")
+WITHOUT_EFFECT = ("name", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint")
 
 
 def run_fingerprint(config: RunConfig) -> str:

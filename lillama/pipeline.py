@@ -17,13 +17,13 @@ from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.evaluate.perplexity import perplexity
 from lillama.fingerprint import run_fingerprint
-from lillama.init import start_factors
+from lillama.init import factor_cache, start_factors
 from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import load_model, show_progress
 from lillama.model.student import Student
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
-from lillama.prepare import Inputs, cache_of, prepare_inputs, prepare_plan
+from lillama.prepare import Inputs, cache_of, kept, prepare_inputs, prepare_plan
 from lillama.record import CHECKPOINT, Record, alone, finished, recording, refuse
 from lillama.strategy.plan import RankPlan
 
@@ -77,7 +77,10 @@ def compress(config: RunConfig, plan: RankPlan, inputs: Inputs, record: Record) 
     curve.add_dense(teacher)
     if Stage.init in config.stages:
         with record.stage("init"):
-            factors = start_factors(teacher, plan.ranks, inputs.data, config.init, progress=config.progress)
+            known = factor_cache(kept(config), config.model, teacher, seed=config.seed)
+            factors = start_factors(
+                teacher, plan.ranks, inputs.data, config.init, cache=known, progress=config.progress
+            )
             student = Student(teacher, factors)
         curve.add(student, tokens=0)
         if Stage.distill in config.stages:

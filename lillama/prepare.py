@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lillama.cache import Cache
 from lillama.config import Dtype, FeatureConfig, RunConfig, Source, Stage, Task
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
@@ -64,10 +65,15 @@ def cache_of(config: RunConfig) -> Path:
     return Path(config.cache_dir).expanduser()
 
 
+def kept(config: RunConfig) -> Cache:
+    """What is kept there, within its limit."""
+    return Cache.at(config.cache_dir, config.cache_limit_gb)
+
+
 def _calibration(config: RunConfig, tokenizer: Any) -> Calibration:
     if config.data.source is Source.speech:
         return speech_clips(config.data, tokenizer)
-    return token_blocks(config.data, tokenizer, cache_of(config))
+    return token_blocks(config.data, tokenizer, kept(config))
 
 
 def _check_runnable(config: RunConfig, task: Task) -> None:

@@ -1,17 +1,73 @@
 """A matrix W [out, in] and a rank r become factors A [out, r] and B [r, in] with W ~ A B."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lillama.algebra.spectrum import Factors, FeatureSpectrum, SvdSpectrum, projected
 
-class Factors(NamedTuple):
-    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before."""
 
-    a: Tensor
-    b: Tensor
+def svd_spectrum(*, weight: Tensor, columns: int | None = None) -> SvdSpectrum:
+    """U, S and V^T of W [out, in] or [experts, out, in]; of U and V^T ``columns`` are kept, None for all."""
+    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+    return SvdSpectrum(u=u[..., :columns].contiguous(), values=s.contiguous(), vh=vh[..., :columns, :].contiguous())
+
+
+def feature_spectrum(
+    *, weight: Tensor, moment: Tensor, floor: float, root: Tensor | None = None, columns: int | None = None
+) -> FeatureSpectrum:
+    """The leading eigenvectors of the second moment of y = W x, W C W^T.
+
+    C is taken with a small multiple of the identity added (:func:`ridge`), so that directions without data are ordered
+    by the weights themselves: fewer tokens than dimensions, or an ill-conditioned moment, never fail.
+
+    :param weight: W [out, in].
+    :param moment: C = E[x x^T] [in, in], any positive scale.
+    :param root: :func:`moment_root` of the moment, where the caller has it; only a tall W (out > in) needs it.
+    :param columns: how many are kept; None for all min(out, in). The kept ones do not depend on it.
+    Source: Eq. 3 of the paper; Yu and Wu 2023 (Atomic Feature Mimicking).
+    """
+    w, c = weight.double(), moment.double()
+    out_features, in_features = w.shape
+    if out_features <= in_features:
+        values, vectors = _leading(w @ c @ w.T + ridge(c, floor) * (w @ w.T))
+    else:
+        # The smaller problem: right singular vectors of W L with C = L L, pushed through W L. The QR makes the
+        # columns orthonormal however small their singular values are, and keeps their span.
+        scaled = w @ (moment_root(moment, floor) if root is None else root)
+        values, right = _leading(scaled.T @ scaled)
+        vectors = torch.linalg.qr(scaled @ right).Q
+    basis = _kept(vectors, columns)
+    return FeatureSpectrum(
+        weight=weight, basis=basis, values=values, weak=_weak(projected(basis, w), moment=c, floor=floor)
+    )
+
+
+def embedding_spectrum(*, weight: Tensor, counts: Tensor, floor: float, columns: int | None = None) -> FeatureSpectrum:
+    """The leading eigenvectors of the second moment of the vectors that an embedding gives.
+
+    An embedding is a linear map of one-hot vectors, whose second moment is the diagonal of the token frequencies p; to
+    these a small share of an even distribution is added, so that tokens that never occur follow the table itself.
+
+    :param weight: the table [V, d]. :param counts: how often each token occurs [V], any positive scale.
+    :param columns: how many are kept; None for all.
+    Source: Eq. 3 of the paper for the embedding of Appendix A.12.
+    """
+    table = weight.double()
+    share = counts.double() / counts.sum().clamp_min(1) + floor
+    values, vectors = _leading(table.T @ (share[:, None] * table))
+    return FeatureSpectrum(weight=weight, basis=_kept(vectors, columns), values=values, weak=None)
+
+
+def stacked_spectra(spectra: Sequence[FeatureSpectrum], weight: Tensor) -> FeatureSpectrum:
+    """Those of the experts of one fused matrix [experts, out, in] as one."""
+    return FeatureSpectrum(
+        weight=weight,
+        basis=torch.stack([spectrum.basis for spectrum in spectra]),
+        values=torch.stack([spectrum.values for spectrum in spectra]),
+        weak=torch.stack([spectrum.weak for spectrum in spectra if spectrum.weak is not None]),
+    )
 
 
 def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factors:
@@ -21,12 +77,23 @@ def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factor
     :param symmetric: give each factor the square roots of the singular values instead of all to A (Eq. 2).
     Source: Eq. 2 of the paper; ``symmetric`` is what the authors' code does.
     """
-    u, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
-    u, s, vh = u[..., :rank], s[..., None, :rank], vh[..., :rank, :]
-    if symmetric:
-        root = s.sqrt()
-        return Factors(u * root, root.mT * vh)
-    return Factors(u * s, vh.contiguous())
+    return svd_spectrum(weight=weight).cut(rank, symmetric=symmetric)
+
+
+def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, root: Tensor | None = None) -> Factors:
+    """The best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
+
+    See :func:`feature_spectrum`.
+    """
+    return feature_spectrum(weight=weight, moment=moment, floor=floor, root=root).cut(rank)
+
+
+def embedding_factors(*, weight: Tensor, counts: Tensor, rank: int, floor: float) -> Factors:
+    """The best rank-r embedding for the tokens as they occur: the minimiser of sum_v p_v ||e_v - a_v B||^2.
+
+    See :func:`embedding_spectrum`.
+    """
+    return embedding_spectrum(weight=weight, counts=counts, floor=floor).cut(rank)
 
 
 def random_factors(*, shape: Sequence[int], rank: int, generator: torch.Generator) -> Factors:
@@ -41,49 +108,14 @@ def random_factors(*, shape: Sequence[int], rank: int, generator: torch.Generato
     return Factors(a, b)
 
 
-def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, root: Tensor | None = None) -> Factors:
-    """The best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
-
-    A holds the leading eigenvectors of the second moment of y, W C W^T, and B = A^T W. C is taken with a small
-    multiple of the identity added (:func:`ridge`), so that directions without data are ordered by the weights
-    themselves: fewer tokens than dimensions, or an ill-conditioned moment, never fail.
-
-    :param weight: W [out, in].
-    :param moment: C = E[x x^T] [in, in], any positive scale.
-    :param root: :func:`moment_root` of the moment, where the caller has it; only a tall W (out > in) needs it.
-    Source: Eq. 3 of the paper; Yu and Wu 2023 (Atomic Feature Mimicking).
-    """
-    w = weight.double()
-    out_features, in_features = w.shape
-    if out_features <= in_features:
-        c = moment.double()
-        a = _leading(w @ c @ w.T + ridge(c, floor) * (w @ w.T), rank)
-    else:
-        # The smaller problem: right singular vectors of W L with C = L L, pushed through W L. The QR makes the
-        # columns orthonormal however small their singular values are, and keeps their span.
-        scaled = w @ (moment_root(moment, floor) if root is None else root)
-        a = torch.linalg.qr(scaled @ _leading(scaled.T @ scaled, rank)).Q
-    return Factors(a.float(), (a.T @ w).float())
+def _leading(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues, largest first, and their eigenvectors as columns."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    return values.flip(0), vectors.flip(1)
 
 
-def embedding_factors(*, weight: Tensor, counts: Tensor, rank: int, floor: float) -> Factors:
-    """The best rank-r embedding for the tokens as they occur: the minimiser of sum_v p_v ||e_v - a_v B||^2.
-
-    An embedding is a linear map of one-hot vectors, whose second moment is the diagonal of the token frequencies p; to
-    these a small share of an even distribution is added, so that tokens that never occur follow the table itself.
-
-    :param weight: the table [V, d]. :param counts: how often each token occurs [V], any positive scale.
-    Source: Eq. 3 of the paper for the embedding of Appendix A.12.
-    """
-    table = weight.double()
-    share = counts.double() / counts.sum().clamp_min(1) + floor
-    b = _leading(table.T @ (share[:, None] * table), rank).T
-    return Factors((table @ b.T).float(), b.float().contiguous())
-
-
-def _leading(symmetric: Tensor, rank: int) -> Tensor:
-    """The eigenvectors of the ``rank`` largest eigenvalues, as columns."""
-    return torch.linalg.eigh(symmetric).eigenvectors.flip(1)[:, :rank]
+def _kept(vectors: Tensor, columns: int | None) -> Tensor:
+    return vectors[:, :columns].float().contiguous()
 
 
 def ridge(moment: Tensor, floor: float) -> float:
@@ -99,6 +131,11 @@ def moment_root(moment: Tensor, floor: float) -> Tensor:
 
 def undetermined(*, b: Tensor, moment: Tensor, floor: float) -> int:
     """How many rows of a factor B [r, in] the data says nothing of: its energy in them is below the ridge's."""
+    return int(_weak(b, moment=moment, floor=floor).sum())
+
+
+def _weak(b: Tensor, *, moment: Tensor, floor: float) -> Tensor:
+    """Which rows of B [r, in] the data says nothing of [r]."""
     rows = b.double()
     energy = ((rows @ moment.double()) * rows).sum(1)
-    return int((energy < ridge(moment, floor) * rows.square().sum(1)).sum())
+    return energy < ridge(moment, floor) * rows.square().sum(1)

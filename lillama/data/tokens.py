@@ -1,9 +1,7 @@
 """Calibration text as fixed-length blocks of tokens: an exact budget, a seeded order, a content hash, a cache."""
 
 import hashlib
-import os
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -12,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from lillama.cache import Cache
 from lillama.config import DataConfig, Join, Order, Packing
 from lillama.data.rows import is_plain, row_text, uses_template
 from lillama.data.sources import Row, read_rows, source_identity
@@ -22,6 +21,7 @@ from lillama.model.inputs import Batch
 from lillama.provenance import digest
 
 CACHE_FORMAT = 1
+KIND = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,21 @@ class TokenBlocks:
             yield Batch(ids, None if full else torch.arange(ids.shape[1], device=device) < lengths[:, None])
 
 
-def token_blocks(config: DataConfig, tokenizer: Any, cache_dir: Path) -> TokenBlocks:
-    """The blocks of a calibration text, from the cache where it has them.
+def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlocks:
+    """The blocks of a calibration text, from the cache where it has them; of several processes, one makes them.
 
     :raises ConfigError: for unreadable data, or data with fewer tokens than ``data.tokens``.
     """
-    file = cache_dir / "tokens" / f"{_cache_key(config, tokenizer)}.safetensors"
-    if file.is_file():
-        held = load_file(file)
-        return TokenBlocks(held["ids"], held["lengths"])
-    blocks = build_blocks(config, read_rows(config, "data"), tokenizer)
-    _save(blocks, file)
+    key = _cache_key(config, tokenizer)
+    held = cache.read(KIND, key, _load)
+    if held is not None:
+        return held
+    with cache.lock(key, "the same tokens"):
+        held = cache.read(KIND, key, _load)
+        if held is not None:
+            return held
+        blocks = build_blocks(config, read_rows(config, "data"), tokenizer)
+        cache.write(KIND, key, save({"ids": blocks.ids, "lengths": blocks.lengths}))
     return blocks
 
 
@@ -109,13 +113,9 @@ def _cache_key(config: DataConfig, tokenizer: Any) -> str:
     return digest([CACHE_FORMAT, source_identity(config, "data"), options, identity])[:32]
 
 
-def _save(blocks: TokenBlocks, file: Path) -> None:
-    """Write through a temporary file: a reader sees the whole entry or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    os.close(handle)
-    save_file({"ids": blocks.ids, "lengths": blocks.lengths}, temporary)
-    Path(temporary).replace(file)
+def _load(file: Path) -> TokenBlocks:
+    held = load_file(file)
+    return TokenBlocks(held["ids"], held["lengths"])
 
 
 def _encode(text: str, tokenizer: Any, *, templated: bool) -> list[int]:

@@ -1,20 +1,40 @@
 """Where the factors start: (W, rank, moment) -> factors, for every matrix of a plan."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, Protocol
 
 from torch import nn
 from tqdm import tqdm
 
-from lillama.algebra.factorize import Factors
+from lillama.algebra.spectrum import Factors
 from lillama.config import FeatureConfig, InitConfig, RandomConfig, SvdConfig
 from lillama.data.calibration import Calibration
 from lillama.init.feature import feature_start
 from lillama.init.random import random_start
+from lillama.init.spectra import FactorCache, factor_cache
 from lillama.init.svd import svd_start
-from lillama.model.surgery import low_rank_modules
+from lillama.model.surgery import low_rank_modules, owner
 from lillama.runtime import LowRank
 
-Start = Callable[[nn.Module, Mapping[str, int], Calibration | None, InitConfig, bool], Iterator[tuple[str, Factors]]]
+__all__ = ["STARTS", "FactorCache", "factor_cache", "start_factors"]
+
+
+class Start(Protocol):
+    """A way to start: the factors of every matrix of a plan by its name, in any order."""
+
+    def __call__(
+        self,
+        teacher: nn.Module,
+        ranks: Mapping[str, int],
+        config: InitConfig,
+        *,
+        data: Calibration | None,
+        cache: FactorCache | None,
+        progress: bool,
+    ) -> Iterator[tuple[str, Factors]]: ...
+
+
 STARTS: dict[type, Start] = {
     SvdConfig: svd_start,
     RandomConfig: random_start,
@@ -28,14 +48,19 @@ def start_factors(
     data: Calibration | None,
     config: InitConfig,
     *,
+    cache: FactorCache | None = None,
     progress: bool = False,
 ) -> dict[str, LowRank]:
     """A low-rank module, by name, for every dense one that the plan replaces a matrix of.
 
     :param teacher: the dense model. :param ranks: name of a matrix to its rank.
     :param data: calibration tokens; only a start that looks at data needs them.
+    :param cache: holds factorisations of this model between runs; the factors are the same bits with and without it.
     :raises LookupError: for a name that is no matrix of the model.
     """
-    started = STARTS[type(config)](teacher, ranks, data, config, progress)
-    factors = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
-    return low_rank_modules(teacher, factors, keep_bias=config.keep_bias)
+    started: Any = STARTS[type(config)](teacher, ranks, config, data=data, cache=cache, progress=progress)
+    with closing(started):  # a failure on the way lets other processes go on
+        factors = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
+        modules = low_rank_modules(teacher, factors, keep_bias=config.keep_bias)
+    order = dict.fromkeys(owner(teacher, name)[0] for name in ranks)
+    return {name: modules[name] for name in order}

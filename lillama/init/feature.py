@@ -1,43 +1,82 @@
 """``init=feature``: the best low-rank map for the outputs on calibration tokens (Eq. 3)."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from lillama.algebra.factorize import Factors, embedding_factors, feature_factors, moment_root, undetermined
+from lillama.algebra.factorize import embedding_spectrum, feature_spectrum, moment_root, stacked_spectra
 from lillama.algebra.moments import Moment
+from lillama.algebra.spectrum import Factors, FeatureSpectrum
 from lillama.config import FeatureConfig, InitConfig
 from lillama.data.calibration import Calibration
-from lillama.init.moments import input_moments, moment_groups
+from lillama.init.moments import InputMoment, input_moments, moment_groups
+from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
 from lillama.model.surgery import matrix
 
 log = logging.getLogger(__name__)
 
 
 def feature_start(
-    teacher: nn.Module, ranks: Mapping[str, int], data: Calibration | None, config: InitConfig, progress: bool
+    teacher: nn.Module,
+    ranks: Mapping[str, int],
+    config: InitConfig,
+    *,
+    data: Calibration | None,
+    cache: FactorCache | None,
+    progress: bool,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None
+    seen = data.head(config.tokens)
+    columns = kept_columns(teacher, ranks)
+    work = _Work(teacher, seen, config.floor, columns, progress)
+    key = ["feature", config.floor, seen.hash] if cache is not None else []
     weak: dict[str, int] = {}
-    for names in moment_groups(teacher, list(ranks)):
-        moments = input_moments(teacher, names, data.head(config.tokens), progress=progress)
-        roots: dict[int, Tensor] = {}
-        for name in names:
-            weight, moment = matrix(teacher, name), moments[name]
-            if isinstance(moment, Tensor):
-                yield name, embedding_factors(weight=weight, counts=moment, rank=ranks[name], floor=config.floor)
-            elif isinstance(moment, list):
-                yield name, _expert_factors(name, weight, moment, rank=ranks[name], floor=config.floor)
-            else:
-                root = _shared_root(roots, moment, config.floor) if weight.shape[0] > weight.shape[1] else None
-                c = moment.value
-                factors = feature_factors(weight=weight, moment=c, rank=ranks[name], floor=config.floor, root=root)
-                weak[name] = undetermined(b=factors.b, moment=c, floor=config.floor)
-                yield name, factors
+    for name, spectrum in spectra(Method(key, work.compute, work.restore), columns, cache):
+        weak[name] = spectrum.undetermined(ranks[name])
+        _report_idle(name, spectrum)
+        yield name, spectrum.cut(ranks[name])
     _report_weak(weak)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What spectra are made from: the teacher, calibration tokens, the floor of their moments, how many columns."""
+
+    teacher: nn.Module
+    data: Calibration
+    floor: float
+    columns: Mapping[str, int]
+    progress: bool
+
+    def compute(self, names: Sequence[str]) -> Iterator[tuple[str, FeatureSpectrum]]:
+        """The spectra of the named matrices, from the moments of their inputs."""
+        for group in moment_groups(self.teacher, names):
+            moments = input_moments(self.teacher, group, self.data, progress=self.progress)
+            roots: dict[int, Tensor] = {}
+            for name in group:
+                yield name, self._spectrum(name, moments[name], roots)
+
+    def restore(self, name: str, tensors: Mapping[str, Tensor]) -> FeatureSpectrum:
+        """A spectrum as the cache holds it."""
+        weight = matrix(self.teacher, name)
+        parts = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
+        return FeatureSpectrum(weight=weight, basis=parts["basis"], values=parts["values"], weak=parts.get("weak"))
+
+    def _spectrum(self, name: str, moment: InputMoment, roots: dict[int, Tensor]) -> FeatureSpectrum:
+        weight, columns = matrix(self.teacher, name), self.columns[name]
+        if isinstance(moment, Tensor):
+            return embedding_spectrum(weight=weight, counts=moment, floor=self.floor, columns=columns)
+        if isinstance(moment, list):  # each expert from its own tokens; one that saw none follows its weights (Eq. 2)
+            pairs = zip(weight, moment, strict=True)
+            experts = [
+                feature_spectrum(weight=own, moment=c.value, floor=self.floor, columns=columns) for own, c in pairs
+            ]
+            return stacked_spectra(experts, weight)
+        root = _shared_root(roots, moment, self.floor) if weight.shape[0] > weight.shape[1] else None
+        return feature_spectrum(weight=weight, moment=moment.value, floor=self.floor, root=root, columns=columns)
 
 
 def _shared_root(roots: dict[int, Tensor], moment: Moment, floor: float) -> Tensor:
@@ -47,17 +86,12 @@ def _shared_root(roots: dict[int, Tensor], moment: Moment, floor: float) -> Tens
     return roots[id(moment)]
 
 
-def _expert_factors(name: str, weights: Tensor, moments: list[Moment], *, rank: int, floor: float) -> Factors:
-    """Each expert from the tokens that were routed to it; one that saw none starts from its weights alone (Eq. 2)."""
-    idle = [expert for expert, moment in enumerate(moments) if not moment.count]
-    if idle:
+def _report_idle(name: str, spectrum: FeatureSpectrum) -> None:
+    """Name the experts in none of whose directions there is data: no token was routed to them."""
+    if spectrum.weak is not None and spectrum.weak.dim() == 2 and bool(spectrum.weak.all(1).any()):
+        idle = spectrum.weak.all(1).nonzero().flatten().tolist()
         message = "feature start: no calibration token reached experts %s of %s; they start by svd"
         log.warning(message, ", ".join(map(str, idle)), name)
-    pairs = [
-        feature_factors(weight=weight, moment=moment.value, rank=rank, floor=floor)
-        for weight, moment in zip(weights, moments, strict=True)
-    ]
-    return Factors(torch.stack([pair.a for pair in pairs]), torch.stack([pair.b for pair in pairs]))
 
 
 def _report_weak(weak: Mapping[str, int]) -> None:

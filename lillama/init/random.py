@@ -6,14 +6,22 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from lillama.algebra.factorize import Factors, random_factors
+from lillama.algebra.factorize import random_factors
+from lillama.algebra.spectrum import Factors
 from lillama.config import InitConfig, RandomConfig
 from lillama.data.calibration import Calibration
+from lillama.init.spectra import FactorCache
 from lillama.model.surgery import matrix
 
 
 def random_start(
-    teacher: nn.Module, ranks: Mapping[str, int], data: Calibration | None, config: InitConfig, progress: bool
+    teacher: nn.Module,
+    ranks: Mapping[str, int],
+    config: InitConfig,
+    *,
+    data: Calibration | None,
+    cache: FactorCache | None,
+    progress: bool,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix by seeded normal numbers, drawn on the CPU: the same on every device."""
     assert isinstance(config, RandomConfig)

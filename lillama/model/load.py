@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as logging_of_transformers
 
+from lillama.cache import touch
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
 from lillama.model.task import AUTO_CLASSES, task_of
@@ -198,6 +199,7 @@ def imported_gguf(file: Path, cache_dir: Path) -> Path:
             _publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    touch(folder)
     return folder
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lillama.cache import Cache
 from lillama.config import DataConfig, Join, Order, Packing, Source
 from lillama.data.tokens import build_blocks, token_blocks
 from lillama.errors import ConfigError
@@ -121,16 +122,16 @@ def test_tokens_are_cached_by_content(tmp_path, monkeypatch):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"text": "abcdefgh" * 10}) + "\n")
     options = config(path=str(file), tokens=40, seq_len=8)
-    first = token_blocks(options, TOKENIZER, tmp_path / "cache")
+    first = token_blocks(options, TOKENIZER, Cache(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr("lillama.data.tokens.build_blocks", lambda *_: pytest.fail("built again"))
-        again = token_blocks(options, TOKENIZER, tmp_path / "cache")
+        again = token_blocks(options, TOKENIZER, Cache(tmp_path / "cache"))
         assert again.hash == first.hash
         np.testing.assert_array_equal(again.ids, first.ids)
     file.write_text(json.dumps({"text": "hgfedcba" * 10}) + "\n")
-    assert token_blocks(options, TOKENIZER, tmp_path / "cache").hash != first.hash
+    assert token_blocks(options, TOKENIZER, Cache(tmp_path / "cache")).hash != first.hash
     other = config(path=str(file), tokens=40, seq_len=10)
-    assert token_blocks(other, TOKENIZER, tmp_path / "cache").ids.shape == (4, 10)
+    assert token_blocks(other, TOKENIZER, Cache(tmp_path / "cache")).ids.shape == (4, 10)
 
 
 def test_the_head_holds_at_least_what_is_asked(tokens):

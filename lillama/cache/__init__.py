@@ -1,0 +1,6 @@
+"""What is kept between runs, by content: imported models, tokens, factorisations. Needs no torch."""
+
+from lillama.cache.entries import KINDS, Entry, clear, entries, touch
+from lillama.cache.store import Cache
+
+__all__ = ["KINDS", "Cache", "Entry", "clear", "entries", "touch"]

@@ -1,0 +1,74 @@
+"""What a cache's folders hold: entries, and what killed processes left half-written."""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+KINDS = ("gguf", "tokens", "factors")
+PARTIAL = ".partial"
+DAY = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, or one folder of an imported model: its size in bytes and when it was last used (Unix time)."""
+
+    kind: str
+    path: Path
+    size: int
+    used: float
+
+
+def entries(root: Path, kinds: Sequence[str] = KINDS) -> list[Entry]:
+    """All whole entries of these kinds."""
+    found = []
+    for kind in kinds:
+        for path in sorted((root / kind).glob("*")):
+            with suppress(FileNotFoundError):  # evicted meanwhile
+                if path.suffix != PARTIAL:
+                    found.append(Entry(kind, path, _size(path), path.stat().st_mtime))
+    return found
+
+
+def clear(root: Path, kinds: Sequence[str] = KINDS, older_than: float | None = None) -> list[Entry]:
+    """Remove the entries of these kinds, or those last used that many days ago or earlier; those that are gone."""
+    chosen = entries(root, kinds)
+    if older_than is not None:
+        chosen = [entry for entry in chosen if entry.used <= time.time() - older_than * DAY]
+    for entry in chosen:
+        remove(entry.path)
+    sweep_partial(root)
+    return [entry for entry in chosen if not entry.path.exists()]
+
+
+def sweep_partial(root: Path) -> None:
+    """Remove what killed processes left half-written a day ago or earlier."""
+    for kind in KINDS:
+        for path in (root / kind).glob(f"*{PARTIAL}"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - DAY:
+                    remove(path)
+
+
+def touch(path: Path) -> None:
+    """Note that an entry was used now; a cache that is only readable keeps its times."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def remove(path: Path) -> None:
+    """Remove an entry: a reader that has the file open keeps it; who may not remove it leaves it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
+
+
+def _size(path: Path) -> int:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

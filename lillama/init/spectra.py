@@ -1,0 +1,127 @@
+"""Whole factorisations through the cache: what it holds is read, the rest is made once and kept."""
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from lillama.algebra.ranks import largest_saving_rank
+from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
+from lillama.cache import Cache
+from lillama.config import ModelConfig, Weights
+from lillama.model.load import model_identity, resolve_device, resolve_dtype
+from lillama.model.surgery import matrix
+from lillama.provenance import digest
+
+log = logging.getLogger(__name__)
+FACTOR_FORMAT = 1
+KIND = "factors"
+Spectrum = TypeVar("Spectrum", bound=SvdSpectrum | FeatureSpectrum)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorCache:
+    """The factorisations of one model in a cache; ``identity`` is what its matrices depend on."""
+
+    cache: Cache
+    identity: str
+
+
+def factor_cache(cache: Cache, config: ModelConfig, teacher: Any, *, seed: int) -> FactorCache:
+    """The factorisations of a loaded model.
+
+    :param config: what it was loaded by. :param teacher: the model. :param seed: of random weights.
+    """
+    identity = [model_identity(config), config.revision, config.task.name, type(teacher).__name__]
+    numbers = [str(resolve_dtype(config)), resolve_device(config).type]
+    if config.weights is Weights.random:
+        weights = [teacher.config.to_json_string(use_diff=False), seed]
+    else:
+        weights = [getattr(teacher.config, "_commit_hash", None)]  # what a branch of the Hub stood for
+    return FactorCache(cache, digest([*identity, *numbers, *weights]))
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Spectrum]):
+    """A way to factorise; ``key`` is its name and all else that its spectra depend on but the model.
+
+    ``compute`` yields (name, spectrum) for the named matrices, ``restore`` makes a spectrum of what a file holds.
+    """
+
+    key: Sequence[Any]
+    compute: Callable[[Sequence[str]], Iterator[tuple[str, Spectrum]]]
+    restore: Callable[[str, Mapping[str, Tensor]], Spectrum]
+
+
+def kept_columns(teacher: nn.Module, ranks: Mapping[str, int]) -> dict[str, int]:
+    """How many columns of each matrix's factorisation are kept: those that may save parameters, or all for more."""
+    columns = {}
+    for name, rank in ranks.items():
+        out_features, in_features = matrix(teacher, name).shape[-2:]
+        saving = largest_saving_rank((out_features, in_features))
+        columns[name] = saving if rank <= saving else min(out_features, in_features)
+    return columns
+
+
+def spectra(
+    method: Method[Spectrum], columns: Mapping[str, int], cache: FactorCache | None
+) -> Iterator[tuple[str, Spectrum]]:
+    """The spectrum of every matrix, those in the cache first, each with at least these columns.
+
+    What is missing is made by one process at a time, and kept as soon as it is made: a killed start goes on from there.
+    """
+    if cache is None:
+        yield from method.compute(list(columns))
+        return
+    held = _Held(method, columns, cache)
+    missing = yield from held.read(list(columns))
+    if not missing:
+        held.tell(0)
+        return
+    with cache.cache.lock(digest(held.key)[:32], "the same factorisations"):
+        missing = yield from held.read(missing)
+        held.tell(len(missing))
+        for name, spectrum in method.compute(missing):
+            held.write(name, spectrum)
+            yield name, spectrum
+
+
+class _Held(Generic[Spectrum]):
+    """The entries of one method and model."""
+
+    def __init__(self, method: Method[Spectrum], columns: Mapping[str, int], cache: FactorCache) -> None:
+        self.method = method
+        self.columns = columns
+        self.cache = cache.cache
+        self.key = [FACTOR_FORMAT, cache.identity, *method.key]
+
+    def read(self, names: Sequence[str]) -> Generator[tuple[str, Spectrum], None, list[str]]:
+        """Yield those that the cache has; return the names of the others."""
+        missing = []
+        for name in names:
+            tensors = self.cache.read(KIND, self._entry(name), _tensors)
+            spectrum = None if tensors is None else self.method.restore(name, tensors)
+            if spectrum is None or spectrum.columns < self.columns[name]:
+                missing.append(name)
+            else:
+                yield name, spectrum
+        return missing
+
+    def write(self, name: str, spectrum: Spectrum) -> None:
+        """Keep a spectrum."""
+        self.cache.write(KIND, self._entry(name), save(spectrum.tensors()))
+
+    def tell(self, missing: int) -> None:
+        """Say how many were there."""
+        log.info("start: %d of %d factorisations from the cache", len(self.columns) - missing, len(self.columns))
+
+    def _entry(self, name: str) -> str:
+        return digest([*self.key, name])[:32]
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    return load_file(file)
