@@ -79,15 +79,13 @@ def spectra(
         return
     held = _Held(method, columns, cache)
     missing = yield from held.read(list(columns))
-    if not missing:
-        held.tell(0)
-        return
-    with cache.cache.lock(digest(held.key)[:32], "the same factorisations"):
-        missing = yield from held.read(missing)
-        held.tell(len(missing))
-        for name, spectrum in method.compute(missing):
-            held.write(name, spectrum)
-            yield name, spectrum
+    if missing:
+        with cache.cache.lock(digest(held.key)[:32], "the same factorisations"):
+            missing = yield from held.read(missing)
+            for name, spectrum in method.compute(missing) if missing else ():
+                held.write(name, spectrum)
+                yield name, spectrum
+    log.info("start: %d of %d factorisations from the cache", len(columns) - len(missing), len(columns))
 
 
 class _Held(Generic[Spectrum]):
@@ -114,10 +112,6 @@ class _Held(Generic[Spectrum]):
     def write(self, name: str, spectrum: Spectrum) -> None:
         """Keep a spectrum."""
         self.cache.write(KIND, self._entry(name), save(spectrum.tensors()))
-
-    def tell(self, missing: int) -> None:
-        """Say how many were there."""
-        log.info("start: %d of %d factorisations from the cache", len(self.columns) - missing, len(self.columns))
 
     def _entry(self, name: str) -> str:
         return digest([*self.key, name])[:32]

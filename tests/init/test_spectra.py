@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -271,6 +272,24 @@ def test_the_identity_of_a_model_is_what_its_matrices_depend_on(tmp_path):
     first = identity(**hub)
     model.config._commit_hash = "0123"
     assert len({first, identity(**hub), identity(**hub, revision="v2")}) == 3
+
+
+@pytest.mark.parametrize("config", [SvdConfig(), FeatureConfig()], ids=["svd", "feature"])
+def test_what_another_made_in_the_meantime_is_read(config, data, cache, monkeypatch, idle, caplog):
+    caplog.set_level("INFO")
+    model, own = tiny("llama"), anew(cache)
+
+    @contextmanager
+    def waited(*_):
+        others = start_factors(model, LINEARS, data, config, cache=cache)
+        made.append(others)
+        idle()
+        yield
+
+    made = []
+    monkeypatch.setattr(own.cache, "lock", waited)
+    assert same(start_factors(model, LINEARS, data, config, cache=own), made[0])
+    assert "start: 3 of 3" in caplog.text
 
 
 PROCESS = """
