@@ -1,0 +1,49 @@
+"""``python -m lillama.bench FOLDER``: the benchmarks of a sweep as a table and a figure, every cell, run or not.
+
+A cell that was not run says MISSING, one that failed says FAILED; the exit status is then 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lillama.bench.figure import draw_sweep
+from lillama.bench.spread import shown
+from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
+from lillama.report import Cell, cells
+
+FIGURE = "bench.png"
+PAPER = Path("experiments/paper/table09.csv")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of a folder and write ``bench.png`` into it; 1 where a cell is not done, 2 for a bad folder."""
+    parser = argparse.ArgumentParser(prog="python -m lillama.bench", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a sweep's folder (outputs/NAME)")
+    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's times, for a column of their own")
+    options = parser.parse_args(arguments)
+    found = cells(options.folder) if options.folder.is_dir() else []
+    if not found:
+        print(f"error: {options.folder}: no such folder, or no results in it", file=sys.stderr)
+        return 2
+    print(bench_table(found, paper_minutes(options.paper)))
+    operations = growth(found, OPERATIONS)
+    for key, exponent in growth(found).items():
+        print(f"\nseconds a batch ~ {key}^e, e = {shown(exponent)}; counted operations: {shown(operations[key])}")
+    draw_sweep(labels(found), [cell.result or {} for cell in found], options.folder / FIGURE)
+    return _open_cells(found)
+
+
+def _open_cells(found: Sequence[Cell]) -> int:
+    left = [cell for cell in found if cell.status != "done"]
+    if left:
+        print(f"{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
+    for cell in left:
+        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
+        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What is measured: the teacher as far as it is needed, and a student with random factors (a start costs no time)."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lillama.bench.needed import names_of
+from lillama.config import RunConfig, Stage, Weights
+from lillama.errors import ConfigError
+from lillama.machine import device_peak, host_peak, reset_peaks
+from lillama.model.load import load_model, meta_model
+from lillama.model.student import Student
+from lillama.model.surgery import blank_modules
+from lillama.model.targets import ModelShape, model_shape
+from lillama.strategy.plan import RankPlan
+
+LAYERS = "num_hidden_layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A student on its device; ``whole`` is the shape of the plan's model, ``shape`` that of what was built."""
+
+    student: Student
+    ranks: Mapping[str, int]
+    shape: ModelShape
+    whole: ModelShape
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the teacher lacks blocks of the whole model."""
+        return self.shape.blocks < self.whole.blocks
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.student.teacher.parameters()).device
+
+
+def build(config: RunConfig, plan: RankPlan) -> Built:
+    """The teacher and a student whose first ``config.bench.blocks`` blocks of the plan are compressed.
+
+    :raises ConfigError: for a model that cannot be loaded, or some of the blocks where an end is compressed.
+    """
+    cache_dir = Path(config.cache_dir).expanduser()
+    meta: Any = meta_model(config.model, cache_dir)
+    whole = model_shape(meta, config.model.targets)
+    touched = plan.blocks[: config.bench.blocks]
+    ends = [index for index in plan.blocks if not 0 <= index < whole.blocks]
+    if ends and len(touched) < len(plan.blocks):
+        raise ConfigError("bench.blocks: an embedding or a head is compressed, whose share is not known; give null")
+    chosen = names_of(whole, touched)
+    ranks = {name: rank for name, rank in plan.ranks.items() if name in chosen}
+    model = config.model
+    if not config.bench.literal and _may_be_cut(config, meta, whole, touched):
+        model = replace(model, architecture=cut(model.architecture, meta.config, max(touched) + 1))
+    teacher = load_model(model, cache_dir, seed=config.seed)
+    shape = model_shape(teacher)
+    return Built(random_student(teacher, ranks), ranks, shape, whole)
+
+
+def _may_be_cut(config: RunConfig, meta: Any, whole: ModelShape, touched: tuple[int, ...]) -> bool:
+    own = config.model.weights is Weights.random and bool(config.model.architecture)
+    inside = min(touched) >= 0 and max(touched) < whole.blocks
+    return own and inside and not meta.config.is_encoder_decoder
+
+
+def cut(architecture: Mapping[str, Any], known: Any, layers: int) -> dict[str, Any]:
+    """An architecture with its first layers only; what it says of each layer is cut too.
+
+    :param known: its transformers configuration, which says what the family calls the number of layers.
+    """
+    alias, before = known.attribute_map.get(LAYERS, LAYERS), getattr(known, LAYERS)
+    kept = {key: value for key, value in architecture.items() if key not in (alias, LAYERS)}
+    each = {key: value[:layers] for key, value in kept.items() if isinstance(value, list) and len(value) == before}
+    return {**kept, **each, alias: layers}
+
+
+@torch.no_grad()
+def random_student(teacher: nn.Module, ranks: Mapping[str, int]) -> Student:
+    """A student whose factors are normal numbers of a scale that keeps activations finite, drawn on the device."""
+    student = Student(teacher, blank_modules(teacher, ranks))
+    for parameter in student.factor_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return student
+
+
+def clean_start(config: RunConfig) -> int:
+    """Drop what earlier cells of a sweep left in this process, and its peaks; the host memory that stays, in bytes.
+
+    Where other stages of this run came before, the peaks are theirs too, and are kept.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # where the C library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    if set(config.stages) <= {Stage.plan, Stage.bench}:
+        reset_peaks()
+    return host_peak()
+
+
+def memory(built: Built, plan: RankPlan, before: int) -> dict[str, Any]:
+    """Bytes: of the model that was built, of the whole one, of the factors, and the peaks until now.
+
+    :param before: what :func:`clean_start` gave.
+    """
+    size = built.student.dtype.itemsize
+    return {
+        "built": built.shape.parameters * size,
+        "model": plan.dense_parameters * size,
+        "factors": sum(parameter.numel() for parameter in built.student.factor_parameters()) * size,
+        "host_before": before,
+        "peak_host": host_peak(),
+        "peak_device": device_peak() if built.device.type == "cuda" else None,
+    }
+
+
+def left_out(built: Built, plan: RankPlan) -> list[str]:
+    """What the peaks of memory do not hold, because it was not built."""
+    said = []
+    if built.truncated:
+        first, last = built.shape.blocks, built.whole.blocks - 1
+        said.append(f"peak memory leaves out the teacher's blocks {first} to {last}, which nothing runs")
+    missing = len(plan.blocks) - len(built.student.blocks)
+    if missing > 0:
+        said.append(f"peak memory leaves out {missing} of the plan's {len(plan.blocks)} student blocks")
+    return said
