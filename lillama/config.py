@@ -27,6 +27,7 @@ class Stage(Enum):
     init = "init"
     distill = "distill"
     perplexity = "perplexity"
+    bench = "bench"  # what the engine costs; not one of the stages that make a model
 
 
 class Weights(Enum):
@@ -161,6 +162,34 @@ class LearningRate(Enum):
     cosine = "cosine"
 
 
+class Moments(Enum):
+    """The numbers that AdamW keeps its two moments in."""
+
+    float32 = "float32"  # those of the weights that learn: narrower where distill.master_weights is off
+    int8 = "int8"  # torchao's AdamW8bit
+
+
+class OutOfMemory(Enum):
+    """What happens when the device has no memory left for a step."""
+
+    stop = "stop"  # with a line that says which setting to lower
+    halve = "halve"  # half as many sequences at a time, from there on
+
+
+class Place(Enum):
+    """Where the blockwise schedule keeps the hidden states between two blocks."""
+
+    memory = "memory"  # the host's
+    disk = "disk"  # memory-mapped files in the run's folder
+
+
+class Parallel(Enum):
+    """What the processes of a torchrun share out; a single process does everything itself."""
+
+    data = "data"  # each its part of every batch; gradients are averaged
+    blocks = "blocks"  # each its part of the model; activations are passed on
+
+
 class Keep(Enum):
     """Which weights of a block are kept."""
 
@@ -190,7 +219,11 @@ class TargetsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package."""
+    """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package.
+
+    With ``offload`` the blocks stay in host memory, mapped from their files, and each is on the device, in the dtype of
+    the run, only while it is needed.
+    """
 
     name: str = MISSING
     path: str | None = None
@@ -202,6 +235,7 @@ class ModelConfig:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     dtype: Dtype = Dtype.auto
     device: str = "auto"
+    offload: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -363,16 +397,51 @@ class DataConfig(TextConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class DistillConfig:
-    """The local updates: one AdamW for each compressed block."""
+class ScheduleConfig:
+    """In which order blocks learn; by itself, all at once from one stream of tokens (Section 4)."""
 
+
+@dataclass(kw_only=True, slots=True)
+class BlockwiseConfig(ScheduleConfig):
+    """A block to its end, then the next one, which sees what the compressed model then feeds it with.
+
+    ``heldout`` is the share of the sequences that no block learns from; after every pass over the others their loss is
+    taken, and a block stops once it has not fallen for ``patience`` passes (0: never) and keeps its best weights.
+    """
+
+    place: Place = Place.memory
+    heldout: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.heldout < 1, "distill.schedule.heldout", self.heldout, "a share, from 0 to below 1")
+        patience = self.patience
+        require(patience >= 0, "distill.schedule.patience", patience, "must not be negative")
+        needed = patience == 0 or self.heldout > 0
+        require(needed, "distill.schedule.patience", patience, "needs distill.schedule.heldout above 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class DistillConfig:
+    """The local updates: one AdamW for each compressed block.
+
+    ``batch_size`` sequences make one update; ``micro_batch`` of them are on the device at a time (null: all).
+    ``merge`` feeds a block with the teacher's and the student's inputs in one call.
+    """
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batch_size: int = 8
+    micro_batch: int | None = None
+    on_oom: OutOfMemory = OutOfMemory.stop
+    merge: bool = True
+    compile: bool = False
     epochs: int = 1
     lr: float = 8.6e-4
-    schedule: LearningRate = LearningRate.constant
+    lr_schedule: LearningRate = LearningRate.constant
     warmup: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    moments: Moments = Moments.float32
     clip_norm: float | None = None
     train: Train = Train.factors
     master_weights: bool = True
@@ -382,6 +451,8 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         require(self.batch_size > 0, "distill.batch_size", self.batch_size, POSITIVE)
+        micro = self.micro_batch
+        require(micro is None or micro > 0, "distill.micro_batch", micro, "must be a positive integer, or null for all")
         require(self.epochs > 0, "distill.epochs", self.epochs, POSITIVE)
         require(0 < self.lr < math.inf, "distill.lr", self.lr, "must be positive and finite")
         require(0 <= self.warmup < 1, "distill.warmup", self.warmup, "a fraction of the steps, from 0 to below 1")
@@ -391,6 +462,14 @@ class DistillConfig:
         require(
             clip is None or 0 < clip < math.inf, "distill.clip_norm", clip, "must be positive, or null for no clipping"
         )
+        blockwise = isinstance(self.schedule, BlockwiseConfig)
+        if blockwise and self.on_oom is OutOfMemory.halve:
+            raise ConfigError("distill.on_oom=halve: the blockwise schedule keeps its parts; set distill.micro_batch")
+        if blockwise and self.dropout:
+            raise ConfigError("distill.dropout=true: a block's inputs are computed once; use distill/schedule=joint")
+        held = isinstance(self.schedule, BlockwiseConfig) and self.schedule.heldout > 0
+        kept = not held or self.keep is Keep.last
+        require(kept, "distill.keep", self.keep.name, "the held-out loss says what is kept; use last")
         legal = "two numbers from 0 to below 1"
         require(all(0 <= beta < 1 for beta in self.betas), "distill.betas", self.betas, legal)
 
@@ -423,6 +502,32 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class BenchConfig:
+    """What the stage ``bench`` measures of a distillation with this configuration; its batch is ``distill``'s.
+
+    ``rounds`` are counted after ``warmup`` others, as far as ``seconds`` reach (the first is always made). ``blocks``
+    is how many of the plan's blocks learn, lowest first (null: all). ``literal`` measures the paper's method written
+    down literally beside the engine, and needs the whole model; without it a random model ends with its last
+    block that learns. ``project_tokens`` is the budget whose time is projected.
+    """
+
+    rounds: int = 5
+    warmup: int = 1
+    seconds: float = 600.0
+    blocks: int | None = None
+    literal: bool = True
+    project_tokens: int = 13_000_000
+
+    def __post_init__(self) -> None:
+        require(self.rounds > 0, "bench.rounds", self.rounds, POSITIVE)
+        require(self.warmup >= 0, "bench.warmup", self.warmup, "must not be negative")
+        require(0 < self.seconds < math.inf, "bench.seconds", self.seconds, "must be positive and finite")
+        blocks = self.blocks
+        require(blocks is None or blocks > 0, "bench.blocks", blocks, "must be a positive integer, or null for all")
+        require(self.project_tokens > 0, "bench.project_tokens", self.project_tokens, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
 class LoggerConfig:
     """Where metrics go; ``mode`` null is offline where no W&B key is set."""
 
@@ -438,11 +543,35 @@ class LoggerConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SnapshotConfig:
+    """How often a distillation is saved so that the same command goes on with it; null: not by this measure.
+
+    ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
+    """
+
+    every_minutes: float | None = 5.0
+    every_steps: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        minutes, steps = self.every_minutes, self.every_steps
+        legal = "must be positive, or null"
+        require(minutes is None or 0 < minutes < math.inf, "snapshot.every_minutes", minutes, legal)
+        require(steps is None or steps > 0, "snapshot.every_steps", steps, legal)
+        require(self.keep > 0, "snapshot.keep", self.keep, POSITIVE)
+
+    @property
+    def off(self) -> bool:
+        """Whether none are made."""
+        return self.every_minutes is None and self.every_steps is None
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, whole."""
 
     name: str = "run"
-    stages: list[Stage] = field(default_factory=lambda: list(Stage))
+    stages: list[Stage] = field(default_factory=lambda: [stage for stage in Stage if stage is not Stage.bench])
     seed: int = 0
     cache_dir: str = MISSING
     cache_limit_gb: float = 20.0
@@ -456,6 +585,9 @@ class RunConfig:
     distill: DistillConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     logger: LoggerConfig = MISSING
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    parallel: Parallel = Parallel.data
 
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb
@@ -463,6 +595,10 @@ class RunConfig:
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):
+            raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
+        if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:
+            raise ConfigError("distill.on_oom=halve: processes that share blocks share parts; set distill.micro_batch")
 
 
 SCHEMAS: dict[str | None, dict[str, type]] = {
@@ -479,9 +615,11 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "init": {"svd_schema": SvdConfig, "random_schema": RandomConfig, "feature_schema": FeatureConfig},
     "data": {"data_schema": DataConfig},
     "distill": {"distill_schema": DistillConfig},
+    "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "logger": {"logger_schema": LoggerConfig},
+    "bench": {"bench_schema": BenchConfig},
 }
 
 

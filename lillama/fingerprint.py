@@ -9,7 +9,12 @@ from lillama.model.load import model_identity
 from lillama.provenance import digest, path_digest
 from lillama.version import __version__
 
-WITHOUT_EFFECT = ("name", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint")
+WITHOUT_EFFECT = (
+    *("name", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
+    *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
+)
+# Likewise to rounding: how a step is fitted into the memory that there is.
+FITTING = {"distill": ("micro_batch", "on_oom", "merge", "compile"), "model": ("offload",)}
 
 
 def run_fingerprint(config: RunConfig) -> str:
@@ -20,6 +25,12 @@ def run_fingerprint(config: RunConfig) -> str:
     values = plain(config)
     for key in WITHOUT_EFFECT:
         del values[key]
+    if Stage.bench not in config.stages:
+        del values["bench"]
+    for group, keys in FITTING.items():
+        for key in keys:
+            del values[group][key]
+    values["distill"]["schedule"].pop("place", None)
     for place in (values["model"], values["data"], values["evaluate"]["perplexity"]):
         place["path"] = None
     values["model"]["name"] = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import re
 import sys
 import traceback
@@ -16,14 +17,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lillama.cells import cell_name
 from lillama.config import RunConfig, Stage, register_schemas
-from lillama.errors import ConfigError
+from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
 from lillama.pipeline import run
 from lillama.report import plan_table, summary
 from lillama.results import read_json
 
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
+PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
 
 
 def set_up() -> None:
@@ -48,6 +51,8 @@ class Session:
         try:
             config = typed(composed)
             result = run(config, folder, hydra.overrides.task)
+            if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
+                return
             if config.stages == [Stage.plan]:
                 print(plan_table(read_json(folder / "plan.json")), end="\n\n")
             print(summary(result), flush=True)
@@ -60,12 +65,18 @@ class Session:
             raise
 
     def exit_status(self, main: Callable[[], None]) -> int:
-        """Call Hydra's main and return its exit status: 0 done, 2 bad input (told in one line), 1 anything else."""
+        """Call Hydra's main and return its exit status.
+
+        0 done, 2 bad input (told in one line), 75 asked to end by the system, 1 anything else.
+        """
         try:
             main()
         except KeyboardInterrupt:
-            print("interrupted: the run's folder is whole; the same command starts it again", file=sys.stderr)
+            print("interrupted: the run's folder is whole; the same command goes on with it", file=sys.stderr)
             return OTHER
+        except Preempted as asked:
+            print(asked, file=sys.stderr)
+            return PREEMPTED
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
                 return self._tell_failures()
@@ -97,9 +108,9 @@ def typed(composed: DictConfig) -> RunConfig:
 
 def tell(error: BaseException) -> int:
     """Print what went wrong, bad input in one line; the exit status."""
-    if isinstance(error, USER_ERRORS):
+    if isinstance(error, ONE_LINE_ERRORS):
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+        return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
     traceback.print_exception(error)
     return OTHER
 

@@ -22,7 +22,8 @@ from lillama.config import (
 )
 from lillama.data.rows import check_row
 from lillama.data.tokens import blocks_up_to
-from lillama.distill.joint import distill as distil_blocks
+from lillama.distill import Session
+from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
 from lillama.init import start_factors
 from lillama.model.student import Student
@@ -77,7 +78,7 @@ def compress(
     init = init or FeatureConfig()
     student = Student(model, start_factors(model, plan.ranks, blocks, init, progress=progress))
     loss = loss or LossConfig(inputs=Inputs.teacher_student)
-    distil_blocks(student, blocks, distill or _recommended(), loss, progress=progress)
+    distil_blocks(student, blocks, distill or _recommended(), loss, Session(progress=progress))
     student.check_finite()
     compressed = student.settle().requires_grad_(True)
     mark(compressed, low_rank_config(compressed, plan.ranks, without_bias=not init.keep_bias))
@@ -96,7 +97,7 @@ def _check(model: Any) -> None:
 
 def _recommended() -> DistillConfig:
     """``distill=recommended``."""
-    return DistillConfig(batch_size=1, lr=3e-4, schedule=LearningRate.cosine, warmup=0.05)
+    return DistillConfig(batch_size=1, lr=3e-4, lr_schedule=LearningRate.cosine, warmup=0.05)
 
 
 def _data_config(tokens: int | None, seq_len: int) -> DataConfig:

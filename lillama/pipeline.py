@@ -4,15 +4,20 @@ RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distill
 """
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from lillama.bench.stage import bench
 from lillama.config import RunConfig, Stage
-from lillama.distill.joint import Progress, distill
+from lillama.distill import Progress, Session, distill
+from lillama.distill.parallel import Team, explained, team_of
+from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.evaluate.perplexity import perplexity
@@ -20,84 +25,148 @@ from lillama.fingerprint import run_fingerprint
 from lillama.init import factor_cache, start_factors
 from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import load_model, show_progress
+from lillama.model.load import load_model, resolve_device, show_progress
 from lillama.model.student import Student
+from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
+from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, cache_of, kept, prepare_inputs, prepare_plan
-from lillama.record import CHECKPOINT, Record, alone, finished, recording, refuse
+from lillama.record import CHECKPOINT, SCRATCH, SNAPSHOTS, Record, alone, finished, following, recording, refuse
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run under way in this process: what is asked for, where it is told, what it goes on from."""
+
+    config: RunConfig
+    record: Record
+    team: Team
+    preemption: Preemption
+    snapshots: Snapshots
+    start: Snapshot | None
+
+
 def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run the configured stages and return what ``results.json`` holds.
 
-    A folder that already holds this run's result is left alone and its result returned.
+    A folder that already holds this run's result is left alone and its result returned; from a snapshot of this run it
+    goes on. Under torchrun every process calls this; the first one keeps the records.
 
     :param overrides: what was said on the command line; kept with the result, so that a report can name the cell.
     :raises ConfigError: for bad input, before a model is loaded, or a folder in which another process is at work.
     :raises DivergedError: for a loss, a perplexity or a weight that is not finite.
+    :raises Preempted: when the system asked the run to end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     show_progress(config.progress)
     try:
         fingerprint = run_fingerprint(config)
+        device = resolve_device(config.model)
     except ConfigError as error:  # a model or a text that is not there
         refuse(config, folder, overrides, error)
         raise
-    with alone(folder):
-        previous = finished(config, folder, fingerprint)
-        if previous is not None:
-            log.info("already done, nothing to run: %s", folder)
-            return previous
-        with recording(config, folder, fingerprint, overrides) as record:
-            run_stages(config, folder, record)
+    with listening() as preemption, team_of(config.parallel, device) as team:
+        snapshots = Snapshots(folder / SNAPSHOTS, fingerprint, config.snapshot, background=device.type == "cuda")
+        if not team.main:
+            return follow(config, folder, team, preemption, snapshots)
+        with alone(folder):
+            previous = team.told(finished(config, folder, fingerprint))
+            if previous is not None:
+                clean(folder, snapshots)
+                log.info("already done, nothing to run: %s", folder)
+                return previous
+            start = team.told(snapshots.latest())
+            note = None if start is None else start.note
+            with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
+                run_stages(Job(config, record, team, preemption, snapshots, start))
+            clean(folder, snapshots)
     return record.result.as_dict()
 
 
-def run_stages(config: RunConfig, folder: Path, record: Record) -> None:
+def clean(folder: Path, snapshots: Snapshots) -> None:
+    """Remove what only an unfinished run needs."""
+    snapshots.remove()
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+
+
+def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, snapshots: Snapshots) -> dict[str, Any]:
+    """What a process does that keeps no records: the same stages, without a word."""
+    previous = team.told(None)
+    if previous is not None:
+        return previous
+    start = team.told(None)
+    with following(config, folder) as record, explained(team):
+        run_stages(Job(config, record, team, preemption, snapshots, start))
+    return record.result.as_dict()
+
+
+def run_stages(job: Job) -> None:
     """The plan first, then what the model is needed for."""
+    config, record = job.config, job.record
     with record.stage("plan"):
-        plan = prepare_plan(config, folder)
+        plan = prepare_plan(config, record.folder)
     record.note_plan(plan)
-    if set(config.stages) != {Stage.plan}:
+    if set(config.stages) - {Stage.plan, Stage.bench}:
         with record.stage("data"):
             inputs = prepare_inputs(config)
         record.note_data(inputs.data, inputs.text)
-        compress(config, plan, inputs, record)
+        compress(job, plan, inputs)
+    if Stage.bench in config.stages and job.team.main:
+        with record.stage("bench"):
+            record.result.bench = bench(config, plan, record.folder)
 
 
-def compress(config: RunConfig, plan: RankPlan, inputs: Inputs, record: Record) -> None:
+def compress(job: Job, plan: RankPlan, inputs: Inputs) -> None:
     """Every stage that needs the model."""
+    config, record, start = job.config, job.record, job.start
     torch.manual_seed(config.seed)
     with record.stage("load"):
         teacher = load_model(config.model, cache_of(config), seed=config.seed)
-    curve = make_curve(config, inputs, record)
-    curve.add_dense(teacher)
+    curve = make_curve(job, inputs)
+    if start is None:
+        curve.add_dense(teacher)
     if Stage.init in config.stages:
         with record.stage("init"):
-            known = factor_cache(kept(config), config.model, teacher, seed=config.seed)
-            factors = start_factors(
-                teacher, plan.ranks, inputs.data, config.init, cache=known, progress=config.progress
-            )
-            student = Student(teacher, factors)
-        curve.add(student, tokens=0)
+            student = first_student(job, teacher, plan, inputs)
+        if start is None:
+            curve.add(student, tokens=0)
         if Stage.distill in config.stages:
             with record.stage("distill"):
-                distil(config, inputs, student, curve, record)
+                distil(job, inputs, student, curve)
         curve.add(student, record.result.tokens)
         curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
         student.check_finite()
     record.note_curve(curve.figures, curve.points)
-    if Stage.init in config.stages and config.save_checkpoint:
+    if Stage.init in config.stages and config.save_checkpoint and job.team.main:
         with record.stage("save"):
             save(config, plan, inputs, student.settle(), record)
 
 
-def make_curve(config: RunConfig, inputs: Inputs, record: Record) -> Curve:
+def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) -> Student:
+    """The student before it learns; its factors are still blank where a snapshot will fill them.
+
+    The main process of a team makes the factors for all.
+    """
+    config = job.config
+    if job.start is not None:
+        return Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
+    if job.team.main:
+        known = factor_cache(kept(config), config.model, teacher, seed=config.seed)
+        made = start_factors(teacher, plan.ranks, inputs.data, config.init, cache=known, progress=config.progress)
+        student = Student(teacher, made)
+    else:
+        student = Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
+    job.team.same(student.factor_parameters())
+    return student
+
+
+def make_curve(job: Job, inputs: Inputs) -> Curve:
     """The curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
-    settings, text = config.evaluate.perplexity, inputs.text
+    config, record, text = job.config, job.record, inputs.text
+    settings = config.evaluate.perplexity
 
     def measure(model: nn.Module) -> float:
         assert text is not None
@@ -108,21 +177,37 @@ def make_curve(config: RunConfig, inputs: Inputs, record: Record) -> Curve:
 
     return Curve(
         record.folder,
-        measure=None if text is None else measure,
+        measure=None if text is None or not job.team.main else measure,
         every=config.evaluate.every_tokens,
         on_point=record.log_perplexity,
+        start=None if job.start is None or not job.team.main else job.start.note["curve"],
     )
 
 
-def distil(config: RunConfig, inputs: Inputs, student: Student, curve: Curve, record: Record) -> None:
+def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
+    config, record = job.config, job.record
 
     def on_step(progress: Progress) -> None:
         record.log_step(progress.tokens, step_metrics(progress))
-        curve.add_if_due(student, progress.tokens)
 
-    distill(student, inputs.data, config.distill, config.loss, on_step=on_step, progress=config.progress)
+    def note() -> Mapping[str, Any]:
+        return {**record.note(), "curve": curve.state()}
+
+    session = Session(
+        on_step=on_step,
+        measure=lambda tokens: curve.add_if_due(student, tokens),
+        progress=config.progress and job.team.main,
+        team=job.team,
+        preemption=job.preemption,
+        snapshots=None if config.snapshot.off else job.snapshots,
+        start=job.start,
+        note=note,
+        scratch=record.folder / SCRATCH / str(job.team.rank),
+        every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
+    )
+    distill(student, inputs.data, config.distill, config.loss, session)
 
 
 def step_metrics(progress: Progress) -> dict[str, float]:

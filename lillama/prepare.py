@@ -1,5 +1,6 @@
 """All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lillama.cache import Cache
-from lillama.config import Dtype, FeatureConfig, RunConfig, Source, Stage, Task
+from lillama.config import Dtype, FeatureConfig, Moments, RunConfig, Source, Stage, Task
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
@@ -86,5 +87,7 @@ def _check_runnable(config: RunConfig, task: Task) -> None:
     if needs_data and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
+    if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
+        raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in config.stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")

@@ -23,7 +23,7 @@ def digest(value: Any) -> str:
 def path_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, or of a folder's names and contents; of weights, see :func:`_sampled_digest`."""
     if path.is_file():
-        return _sampled_digest(path) if path.stat().st_size > WHOLE_FILE else _whole_digest(path)
+        return _sampled_digest(path) if path.stat().st_size > WHOLE_FILE else file_digest(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return digest([(str(file.relative_to(path)), path_digest(file)) for file in files])
 
@@ -36,7 +36,8 @@ def readable_digest(path: Path, key: str) -> str:
         raise ConfigError(f"{key}={path}: cannot be read ({error.strerror})") from None
 
 
-def _whole_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of every byte of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

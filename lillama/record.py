@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lillama.config import RunConfig, Stage, plain
 from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError
 from lillama.logger import Logger, make_logger
+from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
 from lillama.provenance import git_state, versions
 from lillama.results import FILE, RunResult, read_result, write_json
@@ -23,15 +24,17 @@ from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
+SNAPSHOTS, SCRATCH = "snapshots", "scratch"
 LOCK = ".lock"
-OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv")
+OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv", "bench.png")
 
 
 class Record:
     """The result so far and what is told to the logger."""
 
-    def __init__(self, folder: Path, result: RunResult, logger: Logger) -> None:
+    def __init__(self, folder: Path, result: RunResult, logger: Logger, *, main: bool = True) -> None:
         self.folder = folder
+        self.main = main
         self.result = result
         self.logger = logger
         self._running: list[str] = []
@@ -48,13 +51,19 @@ class Record:
             self._lap()
             self._running.pop()
 
+    def note(self) -> dict[str, Any]:
+        """What a snapshot keeps of the record, as plain values."""
+        self._lap()
+        return {"seconds": dict(self.result.seconds), "tokens": self.result.tokens, "logger": self.logger.state()}
+
     def note_plan(self, plan: RankPlan) -> None:
         """Keep what the plan comes to, and the plan itself as ``plan.json``."""
         result = self.result
         result.parameters = {"dense": plan.dense_parameters, "compressed": plan.parameters}
         result.reduction = {"requested": plan.requested, "realised": plan.realised}
         result.blocks, result.matrices = len(plan.blocks), len(plan.ranks)
-        write_json(self.folder / "plan.json", plan.as_dict())
+        if self.main:
+            write_json(self.folder / "plan.json", plan.as_dict())
 
     def note_data(self, data: Calibration | None, text: Tensor | None) -> None:
         """Keep what the tokens were."""
@@ -138,22 +147,41 @@ def clear(folder: Path) -> None:
     """Remove what an earlier, unfinished run left; a figure of one run must not stand beside those of another."""
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    for name in (CHECKPOINT, SNAPSHOTS, SCRATCH):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 @contextmanager
-def recording(config: RunConfig, folder: Path, fingerprint: str, overrides: Sequence[str]) -> Iterator[Record]:
+def following(config: RunConfig, folder: Path) -> Iterator[Record]:
+    """The record of a process that keeps none: nothing is written."""
+    result = RunResult(status="running", fingerprint="", name=config.name, overrides=[], settings={}, provenance={})
+    yield Record(folder, result, NoLogger(), main=False)
+
+
+@contextmanager
+def recording(
+    config: RunConfig,
+    folder: Path,
+    fingerprint: str,
+    overrides: Sequence[str],
+    *,
+    note: Mapping[str, Any] | None = None,
+) -> Iterator[Record]:
     """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``.
 
-    What an unfinished run left in the folder is removed first.
+    What an unfinished run left in the folder is removed first, unless the run goes on with it.
+
+    :param note: what :meth:`Record.note` gave when the snapshot was made that the run goes on from.
     """
     reset_peaks()
-    clear(folder)
+    if note is None:
+        clear(folder)
     settings = plain(config)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     provenance = {"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started}
-    logger = make_logger(config.logger, folder, group=config.name, settings=settings)
+    resume = None if note is None else {"tokens": note["tokens"], **note["logger"]}
+    logger = make_logger(config.logger, folder, group=config.name, settings=settings, resume=resume)
     result = RunResult(
         status="running",
         fingerprint=fingerprint,
@@ -162,6 +190,8 @@ def recording(config: RunConfig, folder: Path, fingerprint: str, overrides: Sequ
         settings=settings,
         provenance=provenance,
     )
+    if note is not None:
+        result.seconds, result.tokens = dict(note["seconds"]), note["tokens"]
     write_json(folder / FILE, result.as_dict())
     record = Record(folder, result, logger)
     try:

@@ -34,6 +34,7 @@ class RunResult:
     peak_memory: int = 0
     peak_device_memory: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    bench: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     error: str | None = None
 

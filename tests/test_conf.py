@@ -7,6 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lillama.config import (
+    BlockwiseConfig,
     BottomConfig,
     Distance,
     FeatureConfig,
@@ -23,7 +24,10 @@ from lillama.config import (
 from lillama.errors import ConfigError
 from tests.conftest import ROOT, composed
 
-GROUPS = ("model", "strategy", "loss", "init", "data", "distill", "evaluate", "evaluate/perplexity", "logger", "preset")
+GROUPS = (
+    *("model", "strategy", "loss", "init", "data", "distill", "distill/schedule"),
+    *("evaluate", "evaluate/perplexity", "logger", "bench", "preset"),
+)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 # What an option cannot know by itself.
@@ -70,6 +74,21 @@ def test_the_default_is_the_recommended_recipe_offline():
     assert {config.data.split, config.evaluate.perplexity.split} == {"train", "heldout"}
 
 
+@pytest.mark.parametrize("words", [("distill=paper",), ("preset=paper", "model=phi2"), ()])
+def test_every_recipe_learns_block_by_block_when_asked(words):
+    config = composed(*words, "distill/schedule=blockwise", "distill.schedule.heldout=0.1")
+    assert isinstance(config.distill.schedule, BlockwiseConfig)
+    assert config.distill.schedule.heldout == 0.1
+    assert config.distill.lr_schedule is composed(*words).distill.lr_schedule
+
+
+def test_early_stopping_needs_held_out_text():
+    with pytest.raises(ConfigError, match="patience"):
+        composed("distill/schedule=blockwise", "distill.schedule.patience=2")
+    with pytest.raises(ConfigError, match=r"distill\.keep=lowest_batch"):
+        composed("distill/schedule=blockwise", "distill.schedule.heldout=0.1", "distill.keep=lowest_batch")
+
+
 @pytest.mark.parametrize("strategy", ["uniform", "bottom", "top"])
 def test_the_smallest_rank_is_a_key_of_every_strategy(strategy):
     """So that one sweep over k fits all of them."""
@@ -90,7 +109,7 @@ def test_the_papers_preset_is_the_papers_text():
     assert config.loss.inputs is Inputs.teacher_student
     assert config.loss.distance is Distance.l1_cosine
     assert config.loss.reduction is Reduction.sum
-    assert (config.distill.lr, config.distill.schedule) == (8.6e-4, LearningRate.constant)
+    assert (config.distill.lr, config.distill.lr_schedule) == (8.6e-4, LearningRate.constant)
     assert config.distill.train is Train.factors
     assert (config.data.tokens, config.data.seq_len) == (13_000_000, 2048)
     assert config.data.packing is Packing.padded
@@ -123,6 +142,10 @@ def test_the_command_line_wins_over_a_preset():
         ("distill.batch_size=0", "distill.batch_size"),
         ("distill.warmup=1", "distill.warmup"),
         ("distill.clip_norm=0", "distill.clip_norm"),
+        ("distill.micro_batch=0", "distill.micro_batch"),
+        ("snapshot.every_minutes=0", "snapshot.every_minutes"),
+        ("snapshot.every_steps=0", "snapshot.every_steps"),
+        ("snapshot.keep=0", "snapshot.keep"),
         ("evaluate.every_tokens=-1", "evaluate.every_tokens"),
         ("evaluate.perplexity.seq_len=1", "evaluate.perplexity.seq_len"),
         ("model.device=gpu", "model.device"),

@@ -10,13 +10,14 @@ from tests.conftest import ROOT
 # From the ground up; a name stands for a module or a package.
 FLOORS = [
     {"errors", "version"},
+    {"preempt"},
     {"config", "provenance", "results", "cells", "cache"},
     {"algebra", "runtime"},
     {"model", "machine", "data.rows"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
-    {"record", "report", "prepare", "fingerprint"},
-    {"pipeline", "oneshot"},
+    {"record", "report", "prepare", "fingerprint", "bench"},
+    {"pipeline", "oneshot", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
     {"launch"},
 ]
 WITHOUT_TORCH = [

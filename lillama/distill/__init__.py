@@ -1,1 +1,26 @@
-"""Local distillation: every compressed block learns its teacher's outputs; no gradient crosses a block."""
+"""Local updates: every compressed block learns its twin's outputs (Section 4), in one order or another."""
+
+from collections.abc import Callable
+
+from lillama.config import BlockwiseConfig, DistillConfig, LossConfig, ScheduleConfig
+from lillama.data.calibration import Calibration
+from lillama.distill.blockwise import learn_blockwise
+from lillama.distill.joint import learn_jointly
+from lillama.distill.progress import Progress, Session
+from lillama.model.student import Student
+
+__all__ = ["Progress", "Session", "distill"]
+Schedule = Callable[[Student, Calibration, DistillConfig, LossConfig, Session], None]
+SCHEDULES: dict[type, Schedule] = {ScheduleConfig: learn_jointly, BlockwiseConfig: learn_blockwise}
+
+
+def distill(
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session | None = None
+) -> None:
+    """Distil every block of a student by local updates, in place.
+
+    :param data: calibration tokens, read ``config.epochs`` times. :param session: how it is run; by default alone,
+        without snapshots.
+    :raises DivergedError: for a loss that is not finite; it names the block and the step.
+    """
+    SCHEDULES[type(config.schedule)](student, data, config, loss, session or Session())

@@ -1,17 +1,17 @@
 """One compressed block and its own optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lillama.config import DistillConfig, Keep, Train
-from lillama.errors import DivergedError
+from lillama.config import DistillConfig, Keep, Moments, Train
 from lillama.model.blocks import BlockCall, Swap
 from lillama.runtime import LowRank
 
+# Of a student's and a teacher's output [b, t, d] and a mask [b, t] or None: the sum over the tokens that count.
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -26,7 +26,8 @@ class Feed(NamedTuple):
 class BlockLearner:
     """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7).
 
-    :param dtype: what the model computes in; master weights are wider.
+    :param loss: of the feeds' outputs; summed over tokens. :param dtype: what the model computes in; master weights are
+        wider.
     """
 
     def __init__(
@@ -37,60 +38,118 @@ class BlockLearner:
         self.loss = loss
         self.dtype = dtype
         self.clip_norm = config.clip_norm
+        self.merge = config.merge
         self.parameters = trained_parameters(block, config.train)
         for parameter in self.parameters:
             parameter.requires_grad_()
-        self._keep = config.keep
+        self._config = config
         self._best: tuple[float, list[Tensor]] | None = None
-        self._optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(self.parameters, config)
+        if config.compile:
+            block.forward = torch.compile(block.forward)
 
-    def backward(self, call: BlockCall, feeds: Iterable[Feed], mask: Tensor | None) -> tuple[float, Tensor]:
-        """Leave the gradients of one batch in the parameters.
+    def backward(
+        self, call: BlockCall, feeds: Sequence[Feed], mask: Tensor | None, divisor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch to those in the parameters.
 
         :param call: the teacher's call; its output [b, t, d] is what the block learns.
         :param feeds: what to feed the block with. :param mask: true where a token counts [b, t], or None for all.
-        :return: the loss, all feeds together, and the block's output for the last feed, before any update.
-        :raises DivergedError: for a loss that is not finite.
+        :param divisor: what the summed loss is divided by: 1, or how many tokens the whole update counts.
+        :return: the loss (a scalar on the device), all feeds together, and the block's output for the last feed,
+            before any update.
         """
-        total = 0.0
-        output = call.output
-        for feed in feeds:
-            with torch.enable_grad(), self._precision(feed.hidden.device):
-                output = call.replay(self.block, feed.hidden, feed.context)
-                loss = feed.weight * self.loss(output, call.output, mask)
+        total = call.output.new_zeros((), dtype=torch.float32)
+        for inner, group in self._calls(call, feeds):
+            with torch.enable_grad(), self._precision(inner.hidden.device):
+                output = inner.replay(self.block, inner.hidden)
+                parts = output.chunk(len(group))
+                losses = [
+                    feed.weight / divisor * self.loss(part, call.output, mask)
+                    for feed, part in zip(group, parts, strict=True)
+                ]
+                loss = torch.stack(losses).sum()
             loss.backward()
-            total += loss.item()
-        if not torch.isfinite(torch.tensor(total)):
-            raise DivergedError(f"block {self.index}: the loss is {total}")
-        return total, output.detach().to(call.output.dtype)  # autocast may widen what it computes
+            total += loss.detach()
+        return total, parts[-1].detach().to(call.output.dtype)  # autocast may widen what it computes
 
-    def update(self, lr: float, loss: float) -> None:
+    def update(self, lr: float, loss: Tensor) -> None:
         """One AdamW step with the gradients that :meth:`backward` left, which are then gone."""
         self._remember(loss)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # torchao compiles its step, and the rate is an input of it
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self.optimizer.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget what :meth:`backward` left."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def finish(self) -> None:
-        """Put back the weights to keep, where those are not the last."""
+        """Put back the weights to keep, where those are not the last; the block is as it was but for them."""
+        if self._config.compile:
+            vars(self.block).pop("forward", None)
         if self._best is not None:
             for parameter, value in zip(self.parameters, self._best[1], strict=True):
                 parameter.data.copy_(value)
 
-    def _remember(self, loss: float) -> None:
-        if self._keep is Keep.lowest_batch and (self._best is None or loss < self._best[0]):
+    def keep_if_lower(self, loss: float) -> bool:
+        """Remember the weights as they are if no loss before was as low; whether that is so."""
+        lower = self._best is None or loss < self._best[0]
+        if lower:
             self._best = (loss, [parameter.detach().clone() for parameter in self.parameters])
+        return lower
+
+    def state(self) -> dict[str, Any]:
+        """All that going on takes: weights, moments, the weights to keep; tensors are the learner's own."""
+        values = [parameter.detach() for parameter in self.parameters]
+        return {"parameters": values, "optimizer": self.optimizer.state_dict(), "best": self._best}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(value)
+        device = self.parameters[0].device
+        self.optimizer.load_state_dict(state["optimizer"])
+        best = state["best"]
+        self._best = None if best is None else (best[0], [value.to(device) for value in best[1]])
+
+    def _calls(self, call: BlockCall, feeds: Sequence[Feed]) -> Iterator[tuple[BlockCall, Sequence[Feed]]]:
+        """The calls that it takes, each with the feeds in its batch: one, where the feeds can be joined."""
+        joined = call.joined([(feed.hidden, feed.context) for feed in feeds]) if self.merge and len(feeds) > 1 else None
+        if joined is not None:
+            yield joined, feeds
+            return
+        for feed in feeds:
+            args, kwargs = call.arguments(feed.context)
+            yield BlockCall(call.index, feed.hidden, args, kwargs), [feed]
+
+    def _remember(self, loss: Tensor) -> None:
+        if self._config.keep is Keep.lowest_batch:
+            self.keep_if_lower(loss.item())
 
     def _precision(self, device: torch.device) -> AbstractContextManager[object]:
         """Master weights are float32: their products are computed in the model's narrower dtype all the same."""
         if self.dtype == torch.float32 or all(p.dtype == self.dtype for p in self.parameters):
             return nullcontext()
         return torch.autocast(device.type, dtype=self.dtype)
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: DistillConfig) -> torch.optim.Optimizer:
+    """AdamW over one block's parameters; ``moments=int8`` is torchao's."""
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.moments is Moments.int8:
+        from torchao.optim import AdamW8bit
+
+        return AdamW8bit(list(parameters), **options)
+    return torch.optim.AdamW(parameters, fused=True, **options)
 
 
 def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:

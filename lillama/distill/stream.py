@@ -1,67 +1,102 @@
 """What the compressed model would feed its own blocks with, beside a run of the teacher (Eq. 9).
 
 Inside a stack a block's output is the next one's input. Where a stack begins, and at the head, the model's own code
-lies between: it is run on the student's states, with the blocks themselves left out.
+lies between: it is run on the student's states, with the blocks themselves left out. A run may begin anywhere: an
+:class:`Edge` holds what has flowed up to there.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lillama.model.blocks import EMBEDDING, BlockCall, Blocks, Swap, call_after
+from lillama.model.blocks import EMBEDDING, BlockCall, Blocks, Given, Swap, call_after
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What has flowed up to a block in one batch, by place (see ``Blocks.place``).
+
+    ``teacher`` is what the last block that ran there gave back (hidden states [b, t, d], or a tuple that begins with
+    them), ``student`` the student's hidden states [b, t, d], only where they differ.
+    """
+
+    teacher: Given = field(default_factory=dict)
+    student: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def own(self) -> Given:
+        """What the student's blocks give back, as the teacher's do."""
+        own = dict(self.teacher)
+        for place, hidden in self.student.items():
+            result = own.get(place)
+            own[place] = (hidden, *result[1:]) if isinstance(result, tuple) else hidden
+        return own
 
 
 class StudentStream:
     """The student's side of one batch: its hidden states and arguments at the block that the teacher has just run.
 
     :param blocks: the teacher's. :param arguments: the model's arguments in this batch.
+    :param edge: what has flowed up to the first block that is run; nothing where that is the model's first.
     """
 
-    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any], edge: Edge | None = None) -> None:
         self.blocks = blocks
         self.arguments = arguments
         self.hidden: Tensor | None = None  # None: the teacher's
         self.context: Swap | None = None  # None: the teacher's arguments
-        self._before: BlockCall | None = None
+        edge = edge or Edge()
+        self._teacher = dict(edge.teacher)
+        self._student = dict(edge.student)
+        self._place: int | None = None
 
     @property
     def is_teachers(self) -> bool:
         """Whether the block sees just what the teacher's sees."""
         return self.hidden is None and self.context is None
 
+    @property
+    def edge(self) -> Edge:
+        """What has flowed through the last block that ran."""
+        return Edge(dict(self._teacher), dict(self._student))
+
     def enter(self, call: BlockCall) -> None:
         """Move on to the block of this call of the teacher's."""
-        before = self._before
-        if before is None or self.blocks.stack(before.index) == self.blocks.stack(call.index):
+        place = self.blocks.place(call.index)
+        if place == self._place:
             return
-        if self.is_teachers:
+        self._place = place
+        begun = place in self._teacher  # where an edge lies in the middle of a stack
+        self.hidden, self.context = self._student.get(place) if begun else None, None
+        if not any(other != place for other in self._student):
             return
-        own = self._across(before, call)
-        between_stacks = None not in (self.blocks.stack(before.index), self.blocks.stack(call.index))
-        # A decoder begins with its own tokens, the same for both; what differs is the encoder's output.
-        self.hidden = None if between_stacks else own.hidden
-        self.context = Swap(call, own) if between_stacks else None
+        own = call_after(self.blocks, self.arguments, given=self.edge.own(), until=call.index)
+        if 0 < place < len(self.blocks.stacks):
+            # A decoder begins with its own tokens, the same for both; what differs is the encoder's output.
+            self.context = Swap(call, own)
+        else:
+            self.hidden = own.hidden
 
     def leave(self, call: BlockCall, output: Tensor | None) -> None:
         """The student's output of this block; None where it is the teacher's."""
+        place = self.blocks.place(call.index)
+        if place > EMBEDDING:
+            for states in (self._teacher, self._student):
+                states.pop(EMBEDDING, None)  # the first block's output says all
         self.hidden = output
-        self._before = call
+        self._teacher[place] = call.result
+        if output is None:
+            self._student.pop(place, None)
+        else:
+            self._student[place] = output
 
     def at(self, call: BlockCall) -> Tensor:
         """The student's input of the block."""
         return call.hidden if self.hidden is None else self.hidden
 
     def replay(self, call: BlockCall, block: nn.Module) -> Tensor:
-        """What a dense block makes of the student's states."""
+        """What a block makes of the student's states, without learning."""
         with torch.no_grad():
             return call.replay(block, self.at(call), self.context)
-
-    def _across(self, before: BlockCall, call: BlockCall) -> BlockCall:
-        """How the model would call a block when the student's output of what comes before it were its own."""
-        place = self.blocks.stack(before.index)
-        passed = [EMBEDDING] if place is None else self.blocks.stacks[place].indices
-        hidden = self.hidden
-        result = (hidden, *before.result[1:]) if isinstance(before.result, tuple) else hidden
-        return call_after(self.blocks, self.arguments, passed=passed, result=result, until=call.index)

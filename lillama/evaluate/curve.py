@@ -1,8 +1,9 @@
 """The perplexity curve of a run: points in memory, ``curve.csv`` after every point, ``curve.png`` at the end."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,7 @@ class Curve:
     :param measure: gives a model's perplexity; None where the run measures none, and the curve then does nothing.
     :param every: how many tokens lie between two points; 0 for the start and the end only.
     :param on_point: told of every new point, (tokens, perplexity).
+    :param start: the :meth:`state` of a curve to go on with.
     """
 
     def __init__(
@@ -26,13 +28,14 @@ class Curve:
         measure: Callable[[nn.Module], float] | None,
         every: int = 0,
         on_point: Callable[[int, float], None] = lambda tokens, perplexity: None,
+        start: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.measure = measure
         self.every = every
         self.on_point = on_point
-        self.dense: float | None = None
-        self.points: list[tuple[int, float]] = []
+        self.dense: float | None = start["dense"] if start else None
+        self.points: list[tuple[int, float]] = [(tokens, value) for tokens, value in start["points"]] if start else []
 
     def add_dense(self, teacher: nn.Module) -> None:
         """Measure the dense model."""
@@ -53,6 +56,10 @@ class Curve:
         last = self.points[-1][0] if self.points else 0
         if self.every > 0 and tokens // self.every > last // self.every:
             self.add(student, tokens)
+
+    def state(self) -> dict[str, Any]:
+        """What was measured, as plain values."""
+        return {"dense": self.dense, "points": [list(point) for point in self.points]}
 
     @property
     def figures(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from lillama.config import FeatureConfig, InitConfig
 from lillama.data.calibration import Calibration
 from lillama.init.moments import InputMoment, input_moments, moment_groups
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
-from lillama.model.surgery import matrix
+from lillama.model.surgery import matrix_at_work
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ class _Work:
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> FeatureSpectrum:
         """A spectrum as the cache holds it."""
-        weight = matrix(self.teacher, name)
+        weight = matrix_at_work(self.teacher, name)
         parts = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
         return FeatureSpectrum(weight=weight, basis=parts["basis"], values=parts["values"], weak=parts.get("weak"))
 
     def _spectrum(self, name: str, moment: InputMoment, roots: dict[int, Tensor]) -> FeatureSpectrum:
-        weight, columns = matrix(self.teacher, name), self.columns[name]
+        weight, columns = matrix_at_work(self.teacher, name), self.columns[name]
         if isinstance(moment, Tensor):
             return embedding_spectrum(weight=weight, counts=moment, floor=self.floor, columns=columns)
         if isinstance(moment, list):  # each expert from its own tokens; one that saw none follows its weights (Eq. 2)

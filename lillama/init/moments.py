@@ -76,6 +76,7 @@ class _Collector:
     def __init__(self, blocks: Blocks) -> None:
         self.model = blocks.model
         self.blocks = blocks
+        self.device = next(blocks.model.parameters()).device
         self.moments: dict[str, InputMoment] = {}
         self.inputs: ModelInputs
         self.latest: tuple[Tensor, Moment] | None = None
@@ -122,7 +123,7 @@ class _Collector:
         return collect
 
     def _tokens(self, name: str, dense: nn.Embedding) -> Callable[..., None]:
-        self.moments[name] = torch.zeros(dense.num_embeddings, dtype=torch.long, device=dense.weight.device)
+        self.moments[name] = torch.zeros(dense.num_embeddings, dtype=torch.long, device=self.device)
 
         def collect(_: nn.Module, args: tuple[Any, ...]) -> None:
             mask = self.inputs.mask(None)
@@ -134,8 +135,7 @@ class _Collector:
     def _experts(self, name: str, experts: Any, parameters: Sequence[str]) -> Callable[..., None]:
         for parameter in parameters:
             count, _, size = expert_matrices(experts, parameter).shape
-            device = getattr(experts, parameter).device
-            self.moments[f"{name}.{parameter}"] = [Moment(size, device) for _ in range(count)]
+            self.moments[f"{name}.{parameter}"] = [Moment(size, self.device) for _ in range(count)]
 
         def collect(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, index, *_rest = [*args, *kwargs.values()]

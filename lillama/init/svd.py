@@ -9,7 +9,7 @@ from lillama.algebra.spectrum import Factors, SvdSpectrum
 from lillama.config import InitConfig, Split, SvdConfig
 from lillama.data.calibration import Calibration
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
-from lillama.model.surgery import matrix
+from lillama.model.surgery import matrix_at_work
 
 
 def svd_start(
@@ -27,10 +27,10 @@ def svd_start(
 
     def compute(names: Sequence[str]) -> Iterator[tuple[str, SvdSpectrum]]:
         for name in names:
-            yield name, svd_spectrum(weight=matrix(teacher, name), columns=columns[name])
+            yield name, svd_spectrum(weight=matrix_at_work(teacher, name), columns=columns[name])
 
     def restore(name: str, tensors: Mapping[str, Tensor]) -> SvdSpectrum:
-        device = matrix(teacher, name).device
+        device = matrix_at_work(teacher, name).device
         return SvdSpectrum(**{part: tensor.to(device) for part, tensor in tensors.items()})
 
     for name, spectrum in spectra(Method(["svd"], compute, restore), columns, cache):

@@ -16,6 +16,9 @@ class Logger(Protocol):
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Record metrics at a number of seen tokens."""
 
+    def state(self) -> dict[str, Any]:
+        """What a logger needs to go on with this run in another process, as plain values."""
+
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
         """Record the run's figures and close."""
 
@@ -27,6 +30,16 @@ LOGGERS: dict[LoggerKind, Callable[..., Logger]] = {
 }
 
 
-def make_logger(config: LoggerConfig, folder: Path, *, group: str, settings: dict[str, Any]) -> Logger:
-    """The logger of a run; ``group`` is the sweep's name, ``settings`` the whole configuration."""
-    return LOGGERS[config.kind](config, folder, group=group, settings=settings)
+def make_logger(
+    config: LoggerConfig,
+    folder: Path,
+    *,
+    group: str,
+    settings: dict[str, Any],
+    resume: Mapping[str, Any] | None = None,
+) -> Logger:
+    """The logger of a run; ``group`` is the sweep's name, ``settings`` the whole configuration.
+
+    :param resume: to go on with a run: its logger's state, and the ``tokens`` it had seen.
+    """
+    return LOGGERS[config.kind](config, folder, group=group, settings=settings, resume=resume)

@@ -7,20 +7,52 @@ from typing import Any
 
 from lillama.config import LoggerConfig
 
+COLUMNS = ("tokens", "metric", "value")
+
 
 class CsvLogger:
     """Writes ``metrics.csv`` (tokens, metric, value) into the run's folder, flushed at every call."""
 
-    def __init__(self, config: LoggerConfig, folder: Path, *, group: str, settings: dict[str, Any]) -> None:
-        self._file = (folder / "metrics.csv").open("w", newline="")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(("tokens", "metric", "value"))
+    def __init__(
+        self,
+        config: LoggerConfig,
+        folder: Path,
+        *,
+        group: str,
+        settings: dict[str, Any],
+        resume: Mapping[str, Any] | None = None,
+    ) -> None:
+        file = folder / "metrics.csv"
+        before = [list(COLUMNS)] if resume is None else _rows(file)[: resume["rows"]]
+        _replace(file, before)  # whole at every moment: a run may be killed again while it starts
+        self._count = len(before)
+        self._file = file.open("a", newline="")
+        self._writer = csv.writer(self._file)
+
+    def state(self) -> dict[str, Any]:
+        """How many rows there are: what comes after a snapshot will be computed again."""
+        return {"rows": self._count}
 
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Append a row a metric."""
-        self._rows.writerows((tokens, name, value) for name, value in metrics.items())
+        self._writer.writerows((tokens, name, value) for name, value in metrics.items())
+        self._count += len(metrics)
         self._file.flush()
 
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
         """Close the file; the figures are in ``results.json``."""
         self._file.close()
+
+
+def _rows(file: Path) -> list[list[str]]:
+    if not file.is_file():
+        return [list(COLUMNS)]
+    with file.open(newline="") as held:
+        return list(csv.reader(held))
+
+
+def _replace(file: Path, rows: list[list[str]]) -> None:
+    temporary = file.with_suffix(".partial")
+    with temporary.open("w", newline="") as out:
+        csv.writer(out).writerows(rows)
+    temporary.replace(file)

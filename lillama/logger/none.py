@@ -13,5 +13,9 @@ class NoLogger:
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Do nothing."""
 
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
         """Do nothing."""

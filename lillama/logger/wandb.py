@@ -12,7 +12,15 @@ from lillama.errors import ConfigError
 class WandbLogger:
     """One W&B run a run; its group is the sweep's name and its summary holds the figures of ``results.json``."""
 
-    def __init__(self, config: LoggerConfig, folder: Path, *, group: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: LoggerConfig,
+        folder: Path,
+        *,
+        group: str,
+        settings: dict[str, Any],
+        resume: Mapping[str, Any] | None = None,
+    ) -> None:
         try:
             import wandb
         except ImportError:
@@ -22,6 +30,8 @@ class WandbLogger:
             project=config.project,
             group=config.group or group,
             name=folder.name,
+            id=None if resume is None else resume.get("id"),
+            resume=None if resume is None else "allow",
             tags=config.tags or None,
             dir=folder,
             mode=cast(Any, config.mode) or _default_mode(),
@@ -34,6 +44,10 @@ class WandbLogger:
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Log metrics at a number of seen tokens."""
         self._run.log({**metrics, "tokens": tokens})
+
+    def state(self) -> dict[str, Any]:
+        """The run's id: a run that goes on stays one run."""
+        return {"id": self._run.id}
 
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
         """Store the figures and close the run."""

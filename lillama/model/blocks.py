@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lillama.errors import ConfigError
+from lillama.model.visit import GIVES_BACK, at_work
 
 EMBEDDING = -1  # the index of the input embedding; the prediction head comes after the last block
+# What has been computed of a model: by place (see Blocks.place), what the last block that ran there gave back.
+Given = Mapping[int, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,17 @@ class Blocks:
     def stack(self, index: int) -> int | None:
         """The position of the stack that holds a block; None for the embedding and the head."""
         return next((place for place, stack in enumerate(self.stacks) if index in stack.indices), None)
+
+    def place(self, index: int) -> int:
+        """Where a block stands, in the order of the run: ``EMBEDDING``, the position of its stack, the head last."""
+        stack = self.stack(index)
+        return stack if stack is not None else EMBEDDING if index == EMBEDDING else len(self.stacks)
+
+    def below(self, place: int, until: int) -> list[int]:
+        """The numbers of the blocks of a place that run before block ``until``."""
+        if place == EMBEDDING:
+            return [EMBEDDING] if until > EMBEDDING else []
+        return [index for index in self.stacks[place].indices if index < until]
 
     def __getitem__(self, index: int) -> nn.Module:
         if index == EMBEDDING:
@@ -139,8 +153,55 @@ class BlockCall:
 
         :param context: arguments to take instead of the captured ones.
         """
-        args, kwargs = (self.args, self.kwargs) if context is None else context.applied(self.args, self.kwargs)
-        return hidden_states(block.forward(hidden, *args, **kwargs))
+        args, kwargs = self.arguments(context)
+        with at_work(block):
+            return hidden_states(block.forward(hidden, *args, **kwargs))
+
+    def arguments(self, context: "Swap | None") -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments beside the hidden states, with what a context puts in their place."""
+        return (self.args, self.kwargs) if context is None else context.applied(self.args, self.kwargs)
+
+    def joined(self, feeds: "Sequence[tuple[Tensor, Swap | None]]") -> "BlockCall | None":
+        """One call for several hidden states [b, t, d] at once, one after the other in its batch.
+
+        None where an argument does not say how it belongs to the batch: its calls are then made one by one.
+        """
+        arguments = [self.arguments(context) for _, context in feeds]
+        batch = self.hidden.shape[0]
+        try:
+            args, kwargs = _joined(arguments, batch)
+        except _NotOfTheBatch:
+            return None
+        return BlockCall(self.index, torch.cat([hidden for hidden, _ in feeds]), args, kwargs)
+
+
+class _NotOfTheBatch(Exception):  # noqa: N818 - control flow, not an error
+    """An argument that cannot be joined along the batch."""
+
+
+def _joined(values: Sequence[Any], batch: int) -> Any:
+    """Arguments of several calls as those of one: rows [batch, ...] one after the other, what has one row as it is."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return _joined_rows(values, batch)
+    if isinstance(first, dict):
+        return {key: _joined([value[key] for value in values], batch) for key in first}
+    if type(first) in (tuple, list):
+        return type(first)(_joined(parts, batch) for parts in zip(*values, strict=True))
+    if all(value is first for value in values):
+        return first
+    raise _NotOfTheBatch
+
+
+def _joined_rows(values: Sequence[Tensor], batch: int) -> Tensor:
+    same = all(value is values[0] for value in values)
+    if values[0].ndim < 2:  # a table of positions, say; its length may be the batch's by chance
+        raise _NotOfTheBatch
+    if same and values[0].shape[0] == 1:
+        return values[0]  # it counts for every row
+    if values[0].shape[0] != batch:
+        raise _NotOfTheBatch
+    return torch.cat(list(values))
 
 
 class Swap:
@@ -167,7 +228,12 @@ class _Done(Exception):  # noqa: N818 - control flow, not an error
 
 
 def run_blocks(
-    blocks: Blocks, inputs: Mapping[str, Any], *, wanted: Sequence[int], on_block: Callable[[BlockCall], None]
+    blocks: Blocks,
+    inputs: Mapping[str, Any],
+    *,
+    wanted: Sequence[int],
+    on_block: Callable[[BlockCall], None],
+    given: Given | None = None,
 ) -> None:
     """Run a model and hand every call of the ``wanted`` blocks to ``on_block``, lowest first.
 
@@ -175,20 +241,25 @@ def run_blocks(
     the last wanted one, and the head, are not run.
 
     :param inputs: the keyword arguments of the model. :param wanted: block numbers, ascending.
+    :param given: what the blocks below the first wanted one give back, where that is known; they are then not run.
     """
 
     def observe(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _SUBSTITUTING.get():
                 on_block(_call(index, args, kwargs, output))
-                if index == wanted[-1]:
-                    raise _Done
 
         return hook
 
-    hooks = [blocks[index].register_forward_hook(observe(index), with_kwargs=True) for index in wanted]
+    def stop(*_: Any) -> None:
+        if not _SUBSTITUTING.get():
+            raise _Done
+
+    # First of a block's hooks: while it looks on, the weights of a block that only visits the device are still there.
+    hooks = [blocks[index].register_forward_hook(observe(index), prepend=True, with_kwargs=True) for index in wanted]
+    hooks.append(blocks[wanted[-1]].register_forward_hook(stop))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _returning(blocks, given or {}, until=wanted[0]):
             blocks.model(**inputs)
     except _Done:
         pass
@@ -201,10 +272,8 @@ def run_blocks(
 _SUBSTITUTING: ContextVar[bool] = ContextVar("substituting", default=False)
 
 
-def call_after(
-    blocks: Blocks, inputs: Mapping[str, Any], *, passed: Sequence[int], result: Any, until: int
-) -> BlockCall:
-    """How block ``until`` is called when the last of the ``passed`` ones gives ``result``; none of them is run.
+def call_after(blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until: int) -> BlockCall:
+    """How block ``until`` is called when the blocks below it give back what is ``given``; none of those is run.
 
     What lies between two stacks, before the first block and after the last (scaling, positions, the final norm, the
     way from encoder to decoder) is the model's own code, whatever the family.
@@ -215,10 +284,10 @@ def call_after(
         found.append(_call(until, args, kwargs, None))
         raise _Done
 
-    hook = blocks[until].register_forward_pre_hook(stop, with_kwargs=True)
+    hook = blocks[until].register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     token = _SUBSTITUTING.set(True)
     try:
-        with torch.no_grad(), _returning([blocks[index] for index in passed], result):
+        with torch.no_grad(), _returning(blocks, given, until):
             blocks.model(**inputs)
     except _Done:
         pass
@@ -229,14 +298,28 @@ def call_after(
 
 
 @contextmanager
-def _returning(modules: Sequence[nn.Module], result: Any) -> Iterator[None]:
-    for module in modules:
-        module.forward = lambda *args, **kwargs: result
+def _returning(blocks: Blocks, given: Given, until: int) -> Iterator[None]:
+    """The blocks below ``until`` for which something is given do nothing but give it back."""
+    replaced: list[tuple[nn.Module, Any]] = []
+    for place, result in given.items():
+        for module in (blocks[index] for index in blocks.below(place, until)):
+            replaced.append((module, vars(module).get("forward")))
+            module.forward = _gives_back(result)
     try:
         yield
     finally:
-        for module in modules:
+        for module, forward in reversed(replaced):
             del module.forward
+            if forward is not None:  # one that was put there before: a compiled one, or that of an outer call
+                module.forward = forward
+
+
+def _gives_back(result: Any) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return result
+
+    setattr(forward, GIVES_BACK, True)
+    return forward
 
 
 def _call(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> BlockCall:

@@ -25,6 +25,15 @@ class Batch:
         """How many real tokens the batch holds."""
         return self.ids.numel() if self.mask is None else int(self.mask.sum())
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The sequences from ``start`` to before ``stop``."""
+        part = slice(start, stop)
+        mask, features = (None if tensor is None else tensor[part] for tensor in (self.mask, self.features))
+        return Batch(self.ids[part], mask, features)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:

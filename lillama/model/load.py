@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,9 @@ from transformers.utils import logging as logging_of_transformers
 from lillama.cache import touch
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
+from lillama.model.blocks import Blocks
 from lillama.model.task import AUTO_CLASSES, task_of
+from lillama.model.visit import keep_at_home
 from lillama.provenance import digest, path_digest, readable_digest
 from lillama.runtime import METHOD
 
@@ -32,9 +35,12 @@ def resolve_device(config: ModelConfig) -> torch.device:
     :raises ConfigError: for CUDA where there is none.
     """
     if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # torchrun numbers the processes of a machine: each takes its own GPU.
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"model.device={config.device}: torch sees no CUDA device; use auto or cpu")
+    if config.device == "cuda":
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     device = torch.device(config.device)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(f"model.device={config.device}: torch sees {torch.cuda.device_count()} CUDA devices")
@@ -134,14 +140,18 @@ def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
     """The dense model in evaluation mode, on its device and in its dtype."""
     device, dtype = resolve_device(config), resolve_dtype(config)
+    home = torch.device("cpu") if config.offload else device
     if config.weights is Weights.random:
         architecture = _architecture(config, cache_dir)
         torch.manual_seed(seed)
-        with torch.device(device):
+        with home:
             model = _from_config(architecture, config, dtype=dtype)
     else:
         auto = AUTO_CLASSES[model_task(config, cache_dir)]
-        model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(device)
+        model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(home)
+    if config.offload:
+        blocks = Blocks(model)
+        keep_at_home(model, [blocks[index] for index in range(len(blocks))], device)
     return model.eval().requires_grad_(False)
 
 

@@ -30,12 +30,26 @@ class Student:
         """What the blocks compute in."""
         return next(self.teacher.parameters()).dtype
 
+    def factor_parameters(self) -> Iterator[nn.Parameter]:
+        """The factors of all blocks, and the biases that they carry."""
+        for block in self.blocks.values():
+            for module in block.modules():
+                if isinstance(module, LowRank):
+                    yield from module.factor_parameters()
+
     def widen(self, parameters: Iterable[nn.Parameter]) -> None:
         """Keep these parameters in float32 while they learn (master weights)."""
         for parameter in parameters:
             if parameter.dtype != torch.float32:
                 self._narrow[parameter] = parameter.dtype
                 parameter.data = parameter.data.float()
+
+    def narrow(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Back to what the model computes in: they have learnt."""
+        for parameter in parameters:
+            dtype = self._narrow.pop(parameter, None)
+            if dtype is not None:
+                parameter.data = parameter.data.to(dtype)
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:

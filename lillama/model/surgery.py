@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.factorize import Factors
 from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.visit import visit_like
 from lillama.runtime import (
     LowRank,
     LowRankConfig,
@@ -55,6 +56,11 @@ def matrix(model: nn.Module, name: str) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
+def matrix_at_work(model: nn.Module, name: str) -> Tensor:
+    """:func:`matrix`, on the device where the model computes."""
+    return matrix(model, name).to(next(model.parameters()).device)
+
+
 def low_rank_modules(
     model: nn.Module, factors: Iterable[tuple[str, Factors]], *, keep_bias: bool = True
 ) -> dict[str, LowRank]:
@@ -69,9 +75,21 @@ def low_rank_modules(
         if parameter is None:
             modules[module] = _filled(model.get_submodule(module), pair, keep_bias)
         else:
-            dtype = matrix(model, name).dtype
-            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(dtype), pair.b.to(dtype))
+            home = matrix(model, name)
+            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(home), pair.b.to(home))
     return modules | {name: _filled_experts(model.get_submodule(name), pairs) for name, pairs in fused.items()}
+
+
+def blank_modules(model: nn.Module, ranks: Mapping[str, int], *, keep_bias: bool = True) -> dict[str, LowRank]:
+    """Low-rank modules of a plan whose factors are zeros, for weights that come from elsewhere."""
+
+    def zeros(name: str, rank: int) -> Factors:
+        weight = matrix(model, name)
+        *experts, out_features, in_features = weight.shape
+        return Factors(weight.new_zeros(*experts, out_features, rank), weight.new_zeros(*experts, rank, in_features))
+
+    blank = ((name, zeros(name, rank)) for name, rank in ranks.items())
+    return low_rank_modules(model, blank, keep_bias=keep_bias)
 
 
 @torch.no_grad()
@@ -137,4 +155,6 @@ def student_blocks(blocks: Blocks, modules: Mapping[str, LowRank]) -> dict[int, 
 
 def _copy_with(block: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     known = {id(block.get_submodule(name)): module for name, module in modules.items()}
-    return copy.deepcopy(block, memo=dict(known))
+    student = copy.deepcopy(block, memo=dict(known))
+    visit_like(student, block)
+    return student

@@ -42,3 +42,31 @@ def test_wandb_runs_offline_and_logs_against_seen_tokens(tmp_path, monkeypatch):
     assert run.summary["tokens"] == 40
     logger.finish({"perplexity.end": 8.0})
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_csv_goes_on_where_the_snapshot_was_made(tmp_path):
+    """What was logged after it will be computed again, and stands there once."""
+    before = logger_of(LoggerKind.csv, tmp_path)
+    for tokens in (10, 20):
+        before.log({"loss": float(tokens)}, tokens=tokens)
+    state = before.state()
+    before.log({"loss": 30.0}, tokens=30)
+    before.finish({})
+    settings = {"group": "sweep", "settings": {}, "resume": {"tokens": 20, **state}}
+    after = make_logger(LoggerConfig(kind=LoggerKind.csv), tmp_path, **settings)
+    after.log({"loss": 31.0}, tokens=30)
+    after.finish({})
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [(row["tokens"], row["value"]) for row in csv.DictReader(file)]
+    assert rows == [("10", "10.0"), ("20", "20.0"), ("30", "31.0")]
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path):
+    pytest.importorskip("wandb")
+    before = logger_of(LoggerKind.wandb, tmp_path, mode="offline")
+    state = before.state()
+    before.finish({}, failed=True)
+    settings = {"group": "sweep", "settings": {}, "resume": {"tokens": 20, **state}}
+    after = make_logger(LoggerConfig(kind=LoggerKind.wandb, mode="offline"), tmp_path, **settings)
+    assert after.state() == state
+    after.finish({})

@@ -49,12 +49,12 @@ def test_the_way_from_encoder_to_decoder_is_the_models_own(family):
     inputs = model_inputs(model, batch_for(model)).arguments
     calls = []
     run_blocks(blocks, inputs, wanted=range(4), on_block=calls.append)
-    again = call_after(blocks, inputs, passed=range(2), result=calls[1].result, until=2)
+    again = call_after(blocks, inputs, given={0: calls[1].result}, until=2)
     context = Swap(calls[2], again)
     for call in calls[2:]:
         replayed = call.replay(blocks[call.index], call.hidden, context)
         torch.testing.assert_close(replayed, call.output)
-    other = call_after(blocks, inputs, passed=range(2), result=_doubled(calls[1].result), until=2)
+    other = call_after(blocks, inputs, given={0: _doubled(calls[1].result)}, until=2)
     assert not torch.allclose(calls[2].replay(blocks[2], calls[2].hidden, Swap(calls[2], other)), calls[2].output)
 
 
@@ -71,9 +71,9 @@ def test_the_ends_are_blocks_of_their_own(family):
     calls = []
     run_blocks(blocks, inputs.arguments, wanted=range(EMBEDDING, blocks.head + 1), on_block=calls.append)
     assert torch.equal(calls[0].hidden, inputs.arguments["input_ids"])
-    first = call_after(blocks, inputs.arguments, passed=[EMBEDDING], result=calls[0].output, until=0)
+    first = call_after(blocks, inputs.arguments, given={EMBEDDING: calls[0].output}, until=0)
     assert torch.equal(first.hidden, calls[1].hidden)
-    head = call_after(blocks, inputs.arguments, passed=range(blocks.head), result=calls[-2].result, until=blocks.head)
+    head = call_after(blocks, inputs.arguments, given={0: calls[-2].result}, until=blocks.head)
     assert torch.equal(head.hidden, calls[-1].hidden)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
 from lillama.data.tokens import TokenBlocks
-from lillama.distill.joint import learn_batch, make_learners
+from lillama.distill.batch import Lesson, learn_batch, make_learners
 from lillama.init import start_factors
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
@@ -96,10 +96,9 @@ def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, en
     data = FixedBatch(batch)
     student = Student(model, start_factors(model, mixed_ranks(model, ends=ends), data, FeatureConfig()))
     learners = make_learners(student, DistillConfig(), LossConfig(inputs=Inputs.teacher_student))
-    inputs = model_inputs(model, batch)
 
     def losses(update):
-        return learn_batch(student, learners, inputs, feeds=Inputs.teacher, update=update)
+        return learn_batch(student.teacher_blocks, learners, batch, Lesson(Inputs.teacher), update=update).losses
 
     before = losses(lambda learner, loss: learner.update(1e-4, loss))
     after = losses(lambda learner, loss: None)
@@ -119,10 +118,10 @@ def test_master_weights_learn_in_a_narrow_model(family, train):
     student = student_of(model, mixed_ranks(model))
     config = DistillConfig(train=train)
     learners = make_learners(student, config, LossConfig(inputs=Inputs.teacher_student))
-    inputs = model_inputs(model, batch_for(model))
     before = {index: [p.clone() for p in learner.parameters] for index, learner in learners.items()}
     update = partial(_update, 1e-3)
-    losses = learn_batch(student, learners, inputs, feeds=Inputs.teacher_student, update=update)
+    lesson = Lesson(Inputs.teacher_student)
+    losses = learn_batch(student.teacher_blocks, learners, batch_for(model), lesson, update=update).losses
     assert all(math.isfinite(loss) for loss in losses.values())
     for index, learner in learners.items():
         assert {p.dtype for p in learner.parameters} == {torch.float32}

@@ -1,0 +1,197 @@
+"""What one batch teaches: the teacher runs block by block, and a compressed block learns as soon as its twin has run.
+
+Nothing above the last block that is wanted is run and nothing below the first one is run twice. The first compressed
+block sees the same input from teacher and student, so its two passes of Eq. 10 are one, counted twice. No gradient
+crosses a block, so a run may end and begin between any two of them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lillama.algebra.losses import feature_loss
+from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
+from lillama.distill.learner import BlockLearner, Feed, trained_parameters
+from lillama.distill.stream import Edge, StudentStream
+from lillama.model.blocks import BlockCall, Blocks, call_after, run_blocks
+from lillama.model.inputs import Batch, ModelInputs, model_inputs
+from lillama.model.student import Student
+from lillama.model.visit import come_to_stay
+
+Learners = Mapping[int, BlockLearner]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All that one update is made of, whatever parts it is computed in (micro-batches, processes).
+
+    ``sequences`` is how many, ``counted`` how many positions count, for each stack; None: all.
+    """
+
+    sequences: int
+    counted: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch) -> "Whole":
+        """What a whole batch is made of."""
+        masks = model_inputs(model, batch).masks
+        return cls(len(batch), tuple(None if mask is None else max(int(mask.sum()), 1) for mask in masks))
+
+    def positions(self, stack: int | None, length: int) -> int:
+        """How many positions count in a stack, whose sequences are ``length`` long."""
+        counted = self.counted[stack or 0]
+        return self.sequences * length if counted is None else counted
+
+
+class Learned(NamedTuple):
+    """What came of a batch: each block's loss (a scalar on the device), and what has flowed through the last block."""
+
+    losses: dict[int, Tensor]
+    edge: Edge
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """How a batch is taught: what blocks are fed with, how their loss is reduced, whether padding counts."""
+
+    inputs: Inputs
+    total: bool = False
+    masked: bool = True
+
+    @classmethod
+    def of(cls, config: DistillConfig, loss: LossConfig) -> "Lesson":
+        """The lesson of a configuration."""
+        return cls(loss.inputs, loss.reduction is Reduction.sum, config.mask_padding)
+
+    @property
+    def own(self) -> bool:
+        """Whether the student's stream is needed."""
+        return self.inputs is not Inputs.teacher
+
+
+def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:
+    """A learner for every block of the student."""
+    return {index: make_learner(student, index, config, loss) for index in student.blocks}
+
+
+def make_learner(student: Student, index: int, config: DistillConfig, loss: LossConfig) -> BlockLearner:
+    """A learner for a block of the student, with master weights where they are asked for."""
+    function = partial(_summed, config=loss)
+    come_to_stay(student.blocks[index])
+    learner = BlockLearner(index, student.blocks[index], config, function, dtype=student.dtype)
+    if config.master_weights:
+        student.widen(learner.parameters)
+    return learner
+
+
+def learn_batch(
+    blocks: Blocks,
+    learners: Learners,
+    batch: Batch,
+    lesson: Lesson,
+    *,
+    update: Callable[[BlockLearner, Tensor], None] | None = None,
+    whole: Whole | None = None,
+    wanted: Sequence[int] | None = None,
+    edge: Edge | None = None,
+) -> Learned:
+    """Add one batch's gradients to every learner's; a learner's are handed to ``update``, with its loss, at once.
+
+    :param blocks: the teacher's. :param whole: what the update is made of, where this batch is a part of it.
+    :param wanted: the blocks to run, where not all between the first and the last learner's.
+    :param edge: what has flowed up to the first of them.
+    """
+    inputs = model_inputs(blocks.model, batch)
+    whole = whole or Whole.of(blocks.model, batch)
+    wanted = wanted or span(learners)
+    stream = StudentStream(blocks, inputs.arguments, edge)
+    waiting = shared_later(learners)
+    losses: dict[int, Tensor] = {}
+
+    def learn(call: BlockCall) -> None:
+        if lesson.own:
+            stream.enter(call)
+        learner = learners.get(call.index)
+        if learner is None:
+            stream.leave(call, None if stream.is_teachers else stream.replay(call, blocks[call.index]))
+            return
+        mask, divisor = _counted(inputs, whole, lesson, call, blocks.stack(call.index))
+        value, output = learner.backward(call, block_feeds(call, stream, lesson.inputs), mask, divisor)
+        stream.leave(call, output if lesson.own else None)
+        losses[call.index] = value
+        if update is not None and call.index not in waiting:
+            update(learner, value)
+
+    run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=learn, given=stream.edge.teacher)
+    return Learned(losses, stream.edge)
+
+
+def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: Edge) -> Edge:
+    """What flows through the ``wanted`` blocks of the teacher; the student's side stays where it was."""
+    stream = StudentStream(blocks, {}, edge)
+    arguments = model_inputs(blocks.model, batch).arguments
+    run_blocks(blocks, arguments, wanted=wanted, on_block=lambda call: stream.leave(call, None), given=edge.teacher)
+    return Edge(stream.edge.teacher, edge.student)
+
+
+def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge: Edge) -> Tensor:
+    """What the student's block ``index`` gives back for what has flowed up to it on the student's side.
+
+    Only ``edge.student`` counts for the block itself: the teacher may be a block ahead.
+    """
+    arguments = model_inputs(blocks.model, batch).arguments
+    call = call_after(blocks, arguments, given=edge.own(), until=index)
+    with torch.no_grad():
+        return call.replay(block, call.hidden)
+
+
+def span(learners: Mapping[int, Any]) -> range:
+    """All blocks from the first that learns to the last."""
+    return range(min(learners), max(learners) + 1)
+
+
+def parts(batch: Batch, size: int | None) -> Iterator[Batch]:
+    """A batch in parts of at most ``size`` sequences."""
+    step = size or len(batch)
+    return (batch.rows(start, start + step) for start in range(0, len(batch), step))
+
+
+def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[Feed]:
+    """What a block is fed with, and the weight of each loss (Eqs. 8 to 10); the student's own stream comes last."""
+    teacher = Feed(call.hidden, 1.0)
+    if inputs is Inputs.teacher:
+        return [teacher]
+    if stream.is_teachers:
+        return [Feed(call.hidden, 2.0 if inputs is Inputs.teacher_student else 1.0)]
+    student = Feed(stream.at(call), 1.0, stream.context)
+    return [student] if inputs is Inputs.student else [teacher, student]
+
+
+def is_tied(student: Student, config: DistillConfig) -> bool:
+    """Whether two blocks learn the same factors: a low-rank embedding and the head that is tied to it."""
+    trained = [id(p) for block in student.blocks.values() for p in trained_parameters(block, config.train)]
+    return len(set(trained)) < len(trained)
+
+
+def shared_later(learners: Learners) -> set[int]:
+    """Blocks whose factors a later one has too (a tied embedding): the gradients of both are summed for one update."""
+    owners = {id(p): index for index, learner in learners.items() for p in learner.parameters}
+    return {index for index, learner in learners.items() if any(owners[id(p)] != index for p in learner.parameters)}
+
+
+def _counted(
+    inputs: ModelInputs, whole: Whole, lesson: Lesson, call: BlockCall, stack: int | None
+) -> tuple[Tensor | None, float]:
+    """Which positions of a block's output count, and what the sum over them is divided by."""
+    length = call.output.shape[1]
+    if not lesson.masked:
+        return None, 1.0 if lesson.total else float(whole.sequences * length)
+    return inputs.mask(stack), 1.0 if lesson.total else float(whole.positions(stack, length))
+
+
+def _summed(student: Tensor, teacher: Tensor, mask: Tensor | None, *, config: LossConfig) -> Tensor:
+    return feature_loss(student, teacher, distance=config.distance, mask=mask, total=True)

@@ -1,0 +1,303 @@
+"""``distill/schedule=blockwise``: a block learns to its end before the next one begins.
+
+No gradient crosses a block, so nothing is lost by it, and the next block sees just what the compressed model will feed
+it with. What flows up to a block is kept for every batch, so one dense block, one student block and one batch are on
+the device, whatever the model's size.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lillama.config import BlockwiseConfig, DistillConfig, LossConfig
+from lillama.data.calibration import Calibration
+from lillama.distill.batch import (
+    Learned,
+    Lesson,
+    Whole,
+    is_tied,
+    learn_batch,
+    make_learner,
+    parts,
+    span,
+    student_on,
+    teacher_on,
+)
+from lillama.distill.edges import Edges
+from lillama.distill.learner import BlockLearner, trained_parameters
+from lillama.distill.progress import Progress, Session, Stopwatch, part_name
+from lillama.distill.schedule import learning_rate
+from lillama.distill.snapshot import Snapshot
+from lillama.distill.stream import Edge
+from lillama.distill.teaching import Teaching, Update, finite
+from lillama.errors import ConfigError
+from lillama.model.blocks import EMBEDDING, hidden_states
+from lillama.model.inputs import Batch
+from lillama.model.student import Student
+from lillama.model.visit import go_home
+
+
+def learn_blockwise(
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session
+) -> None:
+    """Distil a student block by block; its blocks are changed in place.
+
+    The tokens that are told with a step are those of the average block: at the end, all of them.
+
+    :param data: calibration tokens, read ``config.epochs`` times by every block.
+    :raises ConfigError: for what this schedule cannot do. :raises DivergedError: for a loss that is not finite.
+    """
+    _check(student, config, session)
+    course = _Course(student, data, config, loss, session)
+    position = _Position(**session.start.position) if session.start else _Position(block=course.wanted[0])
+    bar = tqdm(total=course.total, initial=position.seen, desc="distil", unit="tok", disable=not session.progress)
+    with bar, session.under_way():
+        course.reach(position)
+        for index in course.wanted[course.wanted.index(position.block) :]:
+            if index in student.blocks:
+                if not position.learnt:
+                    position.begin(index)
+                    course.learn(position, bar)
+                course.advance(index, position, ahead=course.ahead(position.done))
+                position.learnt = False
+            else:
+                course.advance(index, position)
+    course.edges.clear()
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where the schedule stands.
+
+    ``done`` updates of ``block``, ``seen`` tokens and ``step`` updates of all blocks, ``stale`` passes of the block
+    without a lower held-out loss; ``learnt``: the block is done, and what flows up to the next one is under way.
+    """
+
+    block: int
+    done: int = 0
+    seen: int = 0
+    step: int = 0
+    stale: int = 0
+    learnt: bool = False
+
+    def begin(self, block: int) -> None:
+        """Begin a block, unless it is the one that is under way."""
+        if block != self.block:
+            self.block, self.done, self.stale = block, 0, 0
+
+
+class _Course:
+    """The way through the blocks: what each is taught, and what flows on to the next."""
+
+    def __init__(
+        self, student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session
+    ) -> None:
+        self.student, self.blocks = student, student.teacher_blocks
+        self.data, self.config, self.loss, self.session = data, config, loss, session
+        self.settings = config.schedule
+        assert isinstance(self.settings, BlockwiseConfig)
+        self.lesson = Lesson.of(config, loss)
+        self.wanted = list(span(student.blocks))
+        self.device = next(student.teacher.parameters()).device
+        self.count = math.ceil(len(data) / config.batch_size)
+        held = math.ceil(self.settings.heldout * self.count)
+        if held and self.count < 2:
+            raise ConfigError("distill.schedule.heldout: all sequences are one batch; lower distill.batch_size")
+        self.learning = range(max(self.count - held, 1))
+        self.heldout = range(len(self.learning), self.count) if held else range(0)
+        self.steps = config.epochs * len(self.learning)
+        self.edges = Edges(self.settings.place, session.scratch, self.device)
+
+    @property
+    def total(self) -> int:
+        """How many tokens all blocks together learn from, when none stops early."""
+        tokens = sum(batch.tokens for number, batch in self.batches() if number in self.learning)
+        return tokens * self.config.epochs * len(self.student.blocks)
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Every batch with its number."""
+        return enumerate(self.data.batches(self.config.batch_size, self.device))
+
+    def parts(self, number: int, batch: Batch) -> Iterator[tuple[int, Batch]]:
+        """This process's parts of a batch, each with the number of its edge."""
+        most = math.ceil(self.config.batch_size / (self.config.micro_batch or self.config.batch_size))
+        mine = parts(self.session.team.part_of(batch), self.config.micro_batch)
+        return ((number * most + place, part) for place, part in enumerate(mine) if len(part))
+
+    def reach(self, position: _Position) -> None:
+        """Bring what flows up to the block where the schedule stands, past blocks that have learnt already."""
+        below = range(self.wanted[0])
+        if below:
+            for number, batch in self.batches():
+                for place, part in self.parts(number, batch):
+                    self.edges[place] = teacher_on(self.blocks, part, below, Edge())
+        if self.session.start is not None:
+            self._load_weights(self.session.start)
+        for index in self.wanted[: self.wanted.index(position.block)]:
+            self.advance(index, position)
+        for number, batch in self.batches():
+            if number < self.ahead(position.done):
+                for place, part in self.parts(number, batch):
+                    self.edges[place] = self._teacher_ahead(position.block, part, self.edges[place])
+
+    def learn(self, position: _Position, bar: tqdm) -> None:
+        """Teach one block from where it stands to its end."""
+        learner = make_learner(self.student, position.block, self.config, self.loss)
+        start = self.session.start
+        if start is not None and start.position["block"] == position.block:
+            self.session.restore({position.block: learner})
+            self.session.point(self._tokens(position))  # the run may have been killed while it was measured
+        elif self.heldout:
+            learner.keep_if_lower(self._heldout_loss(learner))
+        if position.step == 0 and start is None:
+            self._save(position, learner)
+        epochs = range(position.done // len(self.learning), self.config.epochs)
+        for _ in epochs:
+            if self._stopped(position):
+                break
+            for number, batch in self.batches():
+                if number in self.learning and number >= position.done % len(self.learning):
+                    self._step(learner, number, batch, position, bar)
+        learner.finish()
+        position.learnt = True
+        self.student.narrow(learner.parameters)
+        go_home(learner.block)
+
+    def ahead(self, done: int) -> int:
+        """Of how many batches the teacher's side has moved on already: in a block's last pass it does so at once."""
+        return 0 if self.heldout else max(0, done - (self.steps - len(self.learning)))
+
+    def advance(self, index: int, position: _Position, *, ahead: int = 0) -> None:
+        """Let every batch flow through a block, but for the teacher's side of those where it has already."""
+        if index == self.wanted[-1]:
+            return
+        own = self.student.blocks.get(index)
+        block = (own or self.blocks[index]).eval()
+        for number, batch in self.batches():
+            if self.session.asked_to_end():
+                self._save(position)
+            for place, part in self.parts(number, batch):
+                edge = self.edges[place]
+                if number >= ahead:
+                    edge = self._teacher_ahead(index, part, edge)
+                if self._diverges(index, edge):
+                    hidden = student_on(self.blocks, block, part, index, edge)
+                    edge = Edge(edge.teacher, {**self._kept(index, edge), self.blocks.place(index): hidden})
+                self.edges[place] = edge
+
+    def _save(self, position: _Position, learner: BlockLearner | None = None) -> None:
+        """Save the weights of every block, and all of the one that learns."""
+        parts: dict[str, object] = {
+            part_name(index): {"parameters": [parameter.detach() for parameter in self._weights(index)]}
+            for index in self.student.blocks
+            if learner is None or index != learner.index
+        }
+        if learner is not None:
+            parts[part_name(learner.index)] = learner.state()
+        self.session.save(position.step, asdict(position), parts)
+
+    def _tokens(self, position: _Position) -> int:
+        """How many tokens the average block has seen."""
+        return position.seen // len(self.student.blocks)
+
+    def _step(self, learner: BlockLearner, number: int, batch: Batch, position: _Position, bar: tqdm) -> None:
+        """One update, and whatever follows it: the held-out loss after a pass, the telling, a snapshot, a point."""
+        session, watch, before = self.session, Stopwatch(), self._tokens(position)
+        config = self.config
+        lr = learning_rate(position.done, self.steps, peak=config.lr, warmup=config.warmup, shape=config.lr_schedule)
+        last = self.ahead(position.done + 1) > 0
+        teaching = self._teaching(learner, number, batch, last=last)
+        losses = finite(teaching.step(batch, lr), step=position.step, seen=position.seen)
+        position.done, position.step = position.done + 1, position.step + 1
+        position.seen += batch.tokens
+        if self.heldout and position.done % len(self.learning) == 0:
+            lower = learner.keep_if_lower(self._heldout_loss(learner))
+            position.stale = 0 if lower else position.stale + 1
+        tokens = self._tokens(position)
+        bar.update(batch.tokens)
+        bar.set_postfix(block=learner.index, loss=f"{losses[learner.index]:.4f}")
+        session.on_step(Progress(position.step - 1, tokens, losses, lr, watch.lap(batch.tokens)))
+        mark = session.at_mark(before, tokens)
+        if session.team.any(session.save_wanted(position.step)) or mark:
+            self._save(position, learner)
+        if mark:
+            session.point(tokens)
+
+    def _teaching(self, learner: BlockLearner, number: int, batch: Batch, *, last: bool) -> Teaching:
+        """What teaches the block a batch, part by part; in the last pass the teacher's side moves on at once."""
+        places = iter([place for place, _ in self.parts(number, batch)])
+
+        def teach(part: Batch, whole: Whole, update: Update | None) -> Learned:
+            place = next(places)
+            learned = self._learn_part(learner, part, self.edges[place], whole=whole, update=update)
+            if last:
+                self.edges[place] = self._with_teacher(learner.index, self.edges[place], learned.edge)
+            return learned
+
+        return Teaching(self.blocks, {learner.index: learner}, self.lesson, self.config, self.session.team, teach=teach)
+
+    def _learn_part(
+        self, learner: BlockLearner, part: Batch, edge: Edge, *, whole: Whole, update: Update | None
+    ) -> Learned:
+        only = {learner.index: learner}
+        wanted = [learner.index]
+        return learn_batch(self.blocks, only, part, self.lesson, update=update, whole=whole, wanted=wanted, edge=edge)
+
+    def _heldout_loss(self, learner: BlockLearner) -> float:
+        """The mean loss of the batches that are held out."""
+        learner.block.eval()
+        total = torch.zeros((), device=self.device)
+        for number, batch in self.batches():
+            if number in self.heldout:
+                whole = Whole.of(self.blocks.model, batch)
+                for place, part in self.parts(number, batch):
+                    learned = self._learn_part(learner, part, self.edges[place], whole=whole, update=None)
+                    total += learned.losses[learner.index]
+                    learner.drop_gradients()
+        learner.block.train(self.config.dropout)
+        return float(self.session.team.sum(total)) / len(self.heldout)
+
+    def _stopped(self, position: _Position) -> bool:
+        assert isinstance(self.settings, BlockwiseConfig)
+        return 0 < self.settings.patience <= position.stale
+
+    def _weights(self, index: int) -> list[nn.Parameter]:
+        return trained_parameters(self.student.blocks[index], self.config.train)
+
+    @torch.no_grad()
+    def _load_weights(self, start: Snapshot) -> None:
+        """The weights of all blocks but the one that learns, which takes its own."""
+        for index in self.student.blocks:
+            if index != start.position["block"] or start.position["learnt"]:
+                values = start.part(part_name(index))["parameters"]
+                for parameter, value in zip(self._weights(index), values, strict=True):
+                    parameter.copy_(value)
+
+    def _diverges(self, index: int, edge: Edge) -> bool:
+        """Whether the student's side of a block differs from the teacher's."""
+        return self.lesson.own and (index in self.student.blocks or bool(edge.student))
+
+    def _teacher_ahead(self, index: int, part: Batch, edge: Edge) -> Edge:
+        return self._with_teacher(index, edge, teacher_on(self.blocks, part, [index], edge))
+
+    def _with_teacher(self, index: int, edge: Edge, ahead: Edge) -> Edge:
+        """An edge with the teacher's side past a block; what the student's side begins from there is kept."""
+        place, student = self.blocks.place(index), dict(edge.student)
+        if self._diverges(index, edge) and place in edge.teacher:
+            student.setdefault(place, hidden_states(edge.teacher[place]))
+        return Edge(ahead.teacher, student)
+
+    def _kept(self, index: int, edge: Edge) -> dict[int, Tensor]:
+        """The student's states that are still needed past a block: the embedding's are not."""
+        return {place: hidden for place, hidden in edge.student.items() if place > EMBEDDING or index == EMBEDDING}
+
+
+def _check(student: Student, config: DistillConfig, session: Session) -> None:
+    if session.team.shares_blocks:
+        raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
+    if is_tied(student, config):
+        raise ConfigError("distill/schedule=blockwise: a low-rank embedding is tied to the head; use joint")

@@ -1,0 +1,130 @@
+"""Where a distillation stands, and what it is run with."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_iter
+
+from lillama.distill.learner import BlockLearner
+from lillama.distill.parallel import ALONE, Team
+from lillama.distill.snapshot import Snapshot, Snapshots, on_host, random_state, set_random_state
+from lillama.errors import DivergedError
+from lillama.preempt import Preemption
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a distillation stands after a step (counted from 0): tokens seen, each block's loss, this step's speed."""
+
+    step: int
+    tokens: int
+    losses: dict[int, float]
+    lr: float
+    tokens_per_second: float
+
+    @property
+    def loss(self) -> float:
+        """The mean over the blocks."""
+        return sum(self.losses.values()) / len(self.losses)
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """How a distillation is run, apart from what it computes.
+
+    :param on_step: called after every step. :param measure: called at the marks of ``every_tokens``, after a snapshot.
+    :param snapshots: where to save it; None: nowhere. :param start: the snapshot to go on from.
+    :param note: what the caller wants to find again with a snapshot, as plain values.
+    :param scratch: a folder for what does not fit into memory.
+    :param every_tokens: how many tokens lie between two calls of ``measure``; 0: it is not called.
+    """
+
+    on_step: Callable[[Progress], None] = lambda progress: None
+    measure: Callable[[int], None] = lambda tokens: None
+    progress: bool = False
+    team: Team = ALONE
+    preemption: Preemption = field(default_factory=Preemption)
+    snapshots: Snapshots | None = None
+    start: Snapshot | None = None
+    note: Callable[[], Mapping[str, Any]] = dict
+    scratch: Path | None = None
+    every_tokens: int = 0
+
+    def under_way(self) -> AbstractContextManager[None]:
+        """While a step is computed, a request to end is put off where a snapshot can be made after it."""
+        return nullcontext() if self.snapshots is None else self.preemption.later()
+
+    def at_mark(self, before: int, tokens: int) -> bool:
+        """Whether a mark lies between two counts of tokens."""
+        return self.every_tokens > 0 and tokens // self.every_tokens > before // self.every_tokens
+
+    def save_wanted(self, step: int) -> bool:
+        """Whether a snapshot is due after this many steps, in this process's view."""
+        return self.snapshots is not None and (self.preemption.signal is not None or self.snapshots.due(step))
+
+    def asked_to_end(self) -> bool:
+        """Whether any process was asked to end; every process must ask."""
+        return self.snapshots is not None and self.team.any(self.preemption.signal is not None)
+
+    def point(self, tokens: int) -> None:
+        """Measure a point; what led to it is saved, so a request to end is followed at once."""
+        with self.preemption.at_once():
+            self.measure(tokens)
+
+    def save(self, step: int, position: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        """Make a snapshot of every process's parts, and end the run if it was asked to.
+
+        :raises DivergedError: where a weight is not finite: no snapshot is made of that.
+        """
+        if self.snapshots is None:
+            return
+        check_finite(parts)
+        if self.team.shares_blocks:
+            parts = {name: part for own in self.team.collect(on_host(parts)) for name, part in own.items()}
+        if self.team.main:
+            self.snapshots.save(step, position, dict(self.note()), {**parts, "random": random_state()})
+        self.snapshots.made()
+        if self.team.any(self.preemption.signal is not None):
+            self.snapshots.close()
+            self.team.wait()  # whoever ends first takes the others along
+            self.preemption.end()
+
+    def restore(self, learners: Mapping[int, BlockLearner]) -> dict[str, Any] | None:
+        """Put learners where the snapshot to go on from left them; its position, or None where there is none."""
+        if self.start is None:
+            return None
+        for index, learner in learners.items():
+            learner.load_state(self.start.part(part_name(index)))
+        set_random_state(self.start.part("random"))
+        return self.start.position
+
+
+def part_name(index: int) -> str:
+    """The name of a block's part of a snapshot; the input embedding's number is -1."""
+    return f"block_{index:03d}" if index >= 0 else "embedding"
+
+
+def check_finite(parts: Mapping[str, Any]) -> None:
+    """Raise a :class:`DivergedError` naming the first part with a value that is not finite."""
+    for name, part in parts.items():
+        tensors: Iterator[Any] = (value for value in tree_iter(part) if isinstance(value, torch.Tensor))
+        if not all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point() and type(t) is torch.Tensor):
+            raise DivergedError(f"{name.replace('_', ' ')}: holds values that are not finite")
+
+
+class Stopwatch:
+    """Tokens a second, of each step on its own."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def lap(self, tokens: int) -> float:
+        """The speed since the last lap."""
+        now = time.perf_counter()
+        seconds, self._began = now - self._began, now
+        return tokens / seconds

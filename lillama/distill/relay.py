@@ -1,0 +1,89 @@
+"""``parallel=blocks``: a process learns its own blocks from what flows up to them, and passes on what leaves them."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from lillama.config import DistillConfig
+from lillama.distill.batch import Learned, Lesson, Whole, is_tied, learn_batch, span
+from lillama.distill.learner import BlockLearner, trained_parameters
+from lillama.distill.parallel import Passage, Team, Update
+from lillama.errors import ConfigError
+from lillama.model.blocks import Blocks
+from lillama.model.inputs import Batch
+from lillama.model.student import Student
+
+
+class Relay:
+    """Teaches a part of a batch to this process's blocks.
+
+    :param learners: this process's. :param wanted: its run of blocks. :param learning: all blocks that learn.
+    :raises ConfigError: for more processes than blocks.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        learners: Mapping[int, BlockLearner],
+        lesson: Lesson,
+        *,
+        wanted: Sequence[int],
+        learning: Sequence[int],
+        team: Team,
+    ) -> None:
+        if not wanted:
+            raise ConfigError(f"parallel=blocks: {team.size} processes are more than there are blocks to run")
+        self.blocks = blocks
+        self.learners = learners
+        self.lesson = lesson
+        self.wanted = wanted
+        parameter = next(blocks.model.parameters())
+        self.passage = Passage(team, learning, parameter.device)
+        self._save = False
+
+    def begin(self, save: bool) -> None:
+        """Begin a step; the process with the lowest blocks, ahead of all others, says what is saved after it."""
+        self._save = save and self.passage.first
+
+    def __call__(self, batch: Batch, whole: Whole, update: Update | None) -> Learned:
+        """Take what has flowed up to here, learn, pass it on."""
+        edge, below, save = self.passage.receive()
+        self._save = self._save or save
+        own = learn_batch(
+            self.blocks,
+            self.learners,
+            batch,
+            self.lesson,
+            update=update,
+            whole=whole,
+            wanted=self.wanted,
+            edge=edge,
+        )
+        losses: dict[int, Tensor] = below | own.losses
+        self.passage.send(own.edge, losses, save=self._save)
+        return Learned(losses, own.edge)
+
+    def finish(self) -> bool:
+        """End a step; whether a snapshot is made after it, by all processes alike."""
+        return self._save
+
+
+def check_shareable(student: Student, config: DistillConfig) -> None:
+    """Raise a :class:`ConfigError` where a run's blocks cannot be shared out."""
+    if len(student.teacher_blocks.stacks) > 1:
+        raise ConfigError("parallel=blocks: an encoder-decoder has no single stream of activations; use data")
+    if is_tied(student, config):
+        raise ConfigError("parallel=blocks: a low-rank embedding is tied to the head; use data")
+
+
+def exchange(team: Team, student: Student, config: DistillConfig, relay: "Relay") -> None:
+    """Give every process the weights of all blocks, each from the one that learnt them, as the model computes."""
+    relay.passage.finish()
+    everyone = span(student.blocks)
+    for rank in range(team.size):
+        for index in Team(rank, team.size, team.mode).part_of_blocks(everyone, student.blocks):
+            for parameter in trained_parameters(student.blocks[index], config.train) if index in student.blocks else ():
+                value = parameter.data.to(student.dtype, copy=True)
+                team.same([value], source=rank)
+                if rank != team.rank:
+                    parameter.data.copy_(value)

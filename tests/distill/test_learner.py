@@ -1,0 +1,55 @@
+"""One call for both inputs: where arguments can be joined it is one, and gives what two give."""
+
+import pytest
+import torch
+
+from lillama.config import DistillConfig, Inputs
+from lillama.distill.batch import Lesson, learn_batch, make_learners
+from lillama.model.blocks import BlockCall
+from tests.distill.test_joint import loss_of
+from tests.families import FAMILIES, batch_for, tiny
+from tests.model.test_families import mixed_ranks
+from tests.model.test_student import student_of
+
+APART = {"bloom"}  # its positional bias is laid out by head, not by sequence
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_inputs_are_one_call_and_give_the_gradients_of_two(family):
+    gradients, calls = {}, {}
+    for merge in (True, False):
+        model = tiny(family)
+        student = student_of(model, mixed_ranks(model))
+        learners = make_learners(student, DistillConfig(merge=merge), loss_of(Inputs.teacher_student))
+        ran = calls.setdefault(merge, [])
+        for index, learner in learners.items():
+            learner.block.forward = counted(ran, index, learner.block.forward)
+        learn_batch(student.teacher_blocks, learners, batch_for(model), Lesson(Inputs.teacher_student))
+        gradients[merge] = [p.grad for learner in learners.values() for p in learner.parameters]
+    for joined, apart in zip(gradients[True], gradients[False], strict=True):
+        torch.testing.assert_close(joined, apart, rtol=1e-3, atol=1e-6)
+    first = min(calls[False])
+    assert sum(index != first for index in calls[False]) == 2 * len(set(calls[False]) - {first})
+    if family not in APART:
+        assert len(calls[True]) == len(set(calls[True])), "a call a block"
+
+
+def counted(ran, index, forward):
+    def call(*args, **kwargs):
+        ran.append(index)
+        return forward(*args, **kwargs)
+
+    return call
+
+
+def test_what_does_not_say_how_it_belongs_to_the_batch_is_not_joined():
+    rows, one, table = torch.zeros(2, 3, 4), torch.zeros(1, 3, 4), torch.zeros(2)
+    feeds = [(rows, None), (rows + 1, None)]
+    joined = BlockCall(0, rows, (one, None), {"mask": rows, "deep": (rows, "word")}).joined(feeds)
+    assert torch.equal(joined.hidden, torch.cat([rows, rows + 1]))
+    assert joined.args[0] is one
+    assert joined.kwargs["mask"].shape == (4, 3, 4)
+    assert joined.kwargs["deep"][0].shape == (4, 3, 4)
+    assert joined.kwargs["deep"][1] == "word"
+    assert BlockCall(0, rows, (table,)).joined(feeds) is None, "its length is the batch's by chance, perhaps"
+    assert BlockCall(0, rows, (torch.zeros(6, 1),)).joined(feeds) is None
