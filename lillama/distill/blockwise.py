@@ -58,14 +58,10 @@ def learn_blockwise(
     with bar, session.under_way():
         course.reach(position)
         for index in course.wanted[course.wanted.index(position.block) :]:
-            if index in student.blocks:
-                if not position.learnt:
-                    position.begin(index)
-                    course.learn(position, bar)
-                course.advance(index, position, ahead=course.ahead(position.done))
-                position.learnt = False
-            else:
-                course.advance(index, position)
+            if index in student.blocks and not (position.learnt and index == position.block):
+                position.begin(index)
+                course.learn(position, bar)
+            course.advance(index, position, ahead=course.ahead(position.done) if index == position.block else 0)
     course.edges.clear()
 
 
@@ -87,7 +83,7 @@ class _Position:
     def begin(self, block: int) -> None:
         """Begin a block, unless it is the one that is under way."""
         if block != self.block:
-            self.block, self.done, self.stale = block, 0, 0
+            self.block, self.done, self.stale, self.learnt = block, 0, 0, False
 
 
 class _Course:
@@ -179,7 +175,9 @@ class _Course:
         block = (own or self.blocks[index]).eval()
         for number, batch in self.batches():
             if self.session.asked_to_end():
-                self._save(position)
+                if position.learnt:
+                    self._save(position)
+                self.session.end()  # on the way back to where it stood, there is nothing new to save
             for place, part in self.parts(number, batch):
                 edge = self.edges[place]
                 if number >= ahead:
@@ -233,9 +231,10 @@ class _Course:
 
         def teach(part: Batch, whole: Whole, update: Update | None) -> Learned:
             place = next(places)
-            learned = self._learn_part(learner, part, self.edges[place], whole=whole, update=update)
+            edge = self.edges[place]
+            learned = self._learn_part(learner, part, edge, whole=whole, update=update)
             if last:
-                self.edges[place] = self._with_teacher(learner.index, self.edges[place], learned.edge)
+                self.edges[place] = self._with_teacher(learner.index, edge, learned.edge)
             return learned
 
         return Teaching(self.blocks, {learner.index: learner}, self.lesson, self.config, self.session.team, teach=teach)

@@ -2,8 +2,8 @@
 
 Shared batches (``parallel=data``): every process has all learners; gradients are summed, each block's while the next
 one learns. Shared blocks (``parallel=blocks``): no gradient crosses a block, so activations only ever flow upward, and
-no process waits for one above it. The last process holds the lowest blocks and the first, which keeps the records, the
-highest: what is to be told flows to it with the activations.
+nothing comes back. The last process holds the lowest blocks and the first, which keeps the records, the highest: what
+is to be told flows to it with the activations. Processes meet at snapshots and where the whole student is measured.
 """
 
 import logging

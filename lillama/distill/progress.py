@@ -89,10 +89,15 @@ class Session:
         if self.team.main:
             self.snapshots.save(step, position, dict(self.note()), {**parts, "random": random_state()})
         self.snapshots.made()
-        if self.team.any(self.preemption.signal is not None):
+        if self.asked_to_end():
+            self.end()
+
+    def end(self) -> None:
+        """End the run: every process must."""
+        if self.snapshots is not None:
             self.snapshots.close()
-            self.team.wait()  # whoever ends first takes the others along
-            self.preemption.end()
+        self.team.wait()  # whoever ends first takes the others along
+        self.preemption.end()
 
     def restore(self, learners: Mapping[int, BlockLearner]) -> dict[str, Any] | None:
         """Put learners where the snapshot to go on from left them; its position, or None where there is none."""

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lillama.config import BlockwiseConfig, DistillConfig, Inputs, Keep, Moments, ScheduleConfig, SnapshotConfig
-from lillama.distill import Session, distill
+from lillama.distill import Session, blockwise, distill
+from lillama.distill.batch import student_on
 from lillama.distill.snapshot import Snapshots
 from lillama.errors import ConfigError, DivergedError, Preempted, SnapshotError
 from lillama.model.student import Student
@@ -51,7 +52,7 @@ def config_of(schedule, **options):
     )
 
 
-def run(model, config, folder, *, kill_at=None, every=EVERY):
+def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None):
     """A distillation that goes on from the folder's snapshot, where there is one; ``kill_at`` ends it at a step."""
     model, held = copy.deepcopy(model), snapshots(folder, every)
     start = held.latest()
@@ -72,6 +73,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY):
         on_step=on_step,
         measure=measure,
         every_tokens=MARK,
+        preemption=preemption or Preemption(),
         snapshots=held,
         start=start,
         note=lambda: {"points": points},
@@ -286,6 +288,31 @@ def test_asked_to_end_it_saves_itself_after_the_step_and_ends(tiny_model, tmp_pa
     assert heard == [number], "whoever listened before is told: a launcher that resubmits the job"
     assert snapshots(tmp_path).latest().position["step"] == 3
     found = run(tiny_model, config, tmp_path)
+    assert all(torch.equal(found[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize("call", [1, 11])
+@pytest.mark.parametrize("on_the_way_back", [False, True])
+def test_asked_to_end_between_two_blocks(tiny_model, tmp_path, monkeypatch, call, on_the_way_back):
+    """While what flows up to the next block is computed, for the first time or after a restart."""
+    config = config_of("blockwise", batch_size=1)
+    whole = run(tiny_model, config, tmp_path / "whole")
+    if on_the_way_back:
+        with pytest.raises(Killed):
+            run(tiny_model, config, tmp_path / "run", kill_at=20)
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return student_on(*args)
+
+    monkeypatch.setattr(blockwise, "student_on", interrupted)
+    with pytest.raises(Preempted), listening() as preemption:
+        run(tiny_model, config, tmp_path / "run", preemption=preemption)
+    assert len(calls) == call
+    found = run(tiny_model, config, tmp_path / "run")
     assert all(torch.equal(found[key], whole[key]) for key in whole)
 
 
