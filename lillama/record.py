@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from lillama.config import RunConfig, Stage, plain
 from lillama.data.calibration import Calibration
-from lillama.errors import ConfigError
+from lillama.errors import ConfigError, DeviceMemoryError
 from lillama.logger import Logger, make_logger
 from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
 SNAPSHOTS, SCRATCH = "snapshots", "scratch"
 LOCK = ".lock"
+ROOM = {  # how a stage needs less of the device
+    "init": "set model.offload=true, or init=svd, which needs no moments",
+    "distill": "lower distill.micro_batch, or set distill/schedule=blockwise with model.offload=true",
+    "perplexity": "lower evaluate.perplexity.batch_size or .seq_len, or set model.offload=true",
+}
 OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv", "bench.png")
 
 
@@ -42,11 +48,17 @@ class Record:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time within under this stage; a stage inside another stops the outer one's clock."""
+        """Count the time within under this stage; a stage inside another stops the outer one's clock.
+
+        :raises DeviceMemoryError: where the device has no memory left for it.
+        """
         self._lap()
         self._running.append(name)
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            hint = ROOM.get(name, "set model.offload=true")
+            raise DeviceMemoryError(f"out of device memory in the stage {name}: {hint}") from error
         finally:
             self._lap()
             self._running.pop()
@@ -54,7 +66,12 @@ class Record:
     def note(self) -> dict[str, Any]:
         """What a snapshot keeps of the record, as plain values."""
         self._lap()
-        return {"seconds": dict(self.result.seconds), "tokens": self.result.tokens, "logger": self.logger.state()}
+        return {
+            "seconds": dict(self.result.seconds),
+            "tokens": self.result.tokens,
+            "peak_memory": host_peak(),
+            "logger": self.logger.state(),
+        }
 
     def note_plan(self, plan: RankPlan) -> None:
         """Keep what the plan comes to, and the plan itself as ``plan.json``."""
@@ -203,6 +220,7 @@ def recording(
     else:
         result.status = "done"
     finally:
-        result.peak_memory, result.peak_device_memory = host_peak(), device_peak()
+        result.peak_memory = max(host_peak(), 0 if note is None else note["peak_memory"])
+        result.peak_device_memory = device_peak()
         write_json(folder / FILE, result.as_dict())
         logger.finish(result.figures(), failed=result.status != "done")

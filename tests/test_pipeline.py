@@ -13,9 +13,10 @@ import torch
 
 import lillama.pipeline
 from lillama import load_checkpoint
+from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import perplexity, perplexity_ids
 from lillama.model.load import byte_tokenizer
-from lillama.record import alone
+from lillama.record import alone, following
 from lillama.report import main as report
 from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
@@ -299,3 +300,11 @@ def test_a_cell_whose_text_is_not_there_is_reported_as_failed(cli, tmp_path, cap
     told = capsys.readouterr().out
     assert "FAILED" in told
     assert "MISSING" not in told
+
+
+def test_a_stage_without_device_memory_says_what_to_lower(tmp_path):
+    with following(composed(*TINY_RUN), tmp_path) as record:
+        told = pytest.raises(DeviceMemoryError, match=r"stage perplexity: lower evaluate\.perplexity\.batch_size")
+        with told, record.stage("distill"), record.stage("perplexity"):
+            raise torch.OutOfMemoryError("no memory left")
+        assert set(record.result.seconds) == {"distill", "perplexity"}
