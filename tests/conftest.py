@@ -41,6 +41,7 @@ TINY_RUN = (
     "progress=false",
     "logger=csv",
 )
+LONGEST = ("test_real_model", "test_torchrun", "test_kills", "test_pipeline")
 set_up()
 
 
@@ -107,8 +108,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The real model first: it takes longest, and the others are done beside it."""
-    items.sort(key=lambda item: "test_real_model" not in item.nodeid)
+    """The longest files first, so that the last of them does not run alone."""
+    items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ def learn_jointly(
             bar.set_postfix(loss=f"{state.loss:.4f}")
             session.on_step(state)
             course.after(step + 1, before, seen)
+    course.finish()  # also where a snapshot of the last step left nothing to do
     course.share()
 
 
