@@ -1,5 +1,6 @@
-"""A machine that is taken back (SLURM, spot instances) says so by a signal; the run saves itself and ends."""
+"""A machine that is taken back (SLURM, spot instances) says so by a signal, a person by Ctrl-C; the run saves first."""
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from typing import Any
 
 from lillama.errors import Preempted
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+log = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Preemption:
@@ -20,13 +22,21 @@ class Preemption:
         self._later = False
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """Take note of a signal; raises :class:`Preempted` unless a step is under way."""
+        """Take note of a signal; the run ends at once unless a step is under way. A second Ctrl-C does not wait."""
+        again = self.signal is signal.SIGINT and number == signal.SIGINT
         self.signal = signal.Signals(number)
-        if not self._later:
+        if again or not self._later:
             self.end()
+        if number == signal.SIGINT:
+            log.warning("the step is finished and saved first; Ctrl-C again ends at once")
 
     def end(self) -> None:
-        """End the run: it was asked to, or another process of it was."""
+        """End the run: it was asked to, or another process of it was.
+
+        :raises KeyboardInterrupt: after Ctrl-C. :raises Preempted: otherwise.
+        """
+        if self.signal is signal.SIGINT:
+            raise KeyboardInterrupt
         by = "another process" if self.signal is None else self.signal.name
         raise Preempted(f"{by}: the run was asked to end; the same command goes on with it")
 
@@ -53,7 +63,7 @@ class Preemption:
 
 @contextmanager
 def listening() -> Iterator[Preemption]:
-    """Hear SIGTERM and SIGUSR1 for as long as the context lasts.
+    """Hear SIGTERM, SIGUSR1 and Ctrl-C for as long as the context lasts.
 
     Whoever listened before (a launcher that resubmits its job) hears of the signal when the run has ended.
     """
@@ -68,5 +78,5 @@ def listening() -> Iterator[Preemption]:
         for number, handler in before.items():
             signal.signal(number, handler)
         handler = None if preemption.signal is None else before[preemption.signal]
-        if callable(handler):
+        if callable(handler) and preemption.signal is not signal.SIGINT:
             handler(preemption.signal, None)

@@ -104,7 +104,7 @@ def wait_for(condition, process):
 @pytest.mark.parametrize("mode", ["data", "blocks"])
 def test_where_one_process_dies_the_other_says_so_and_the_restart_goes_on(tmp_path, mode):
     folder = tmp_path / "run"
-    words = (*WORDS, f"parallel={mode}", "data.tokens=24576", "snapshot.every_steps=3", "evaluate.every_tokens=0")
+    words = (*WORDS, f"parallel={mode}", "data.tokens=12288", "snapshot.every_steps=3", "evaluate.every_tokens=0")
     process = start(*words, f"hydra.run.dir={folder}")
     wait_for(lambda: len(list((folder / "snapshots").glob("step-*"))) == 2, process)
     os.kill(worker_of(process, 1), signal.SIGKILL)
@@ -118,7 +118,7 @@ def test_where_one_process_dies_the_other_says_so_and_the_restart_goes_on(tmp_pa
     assert list((folder / "snapshots").glob("step-*"))
     finished(*words, f"hydra.run.dir={folder}")
     result = read_json(folder / "results.json")
-    assert (result["status"], result["tokens"]) == ("done", 24576)
+    assert (result["status"], result["tokens"]) == ("done", 12288)
     finished(*words, f"hydra.run.dir={tmp_path / 'whole'}", processes=1)
     assert_same(folder, tmp_path / "whole", limit=1e-4)
     assert torch.isfinite(next(iter(factors(folder).values()))).all()

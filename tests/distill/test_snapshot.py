@@ -316,6 +316,15 @@ def test_asked_to_end_between_two_blocks(tiny_model, tmp_path, monkeypatch, call
     assert all(torch.equal(found[key], whole[key]) for key in whole)
 
 
+def test_ctrl_c_waits_for_the_step_and_a_second_one_does_not():
+    with pytest.raises(KeyboardInterrupt), listening() as preemption, preemption.later():
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.signal is signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), listening():
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_outside_of_a_step_it_ends_at_once():
     with pytest.raises(Preempted), listening():
         signal.raise_signal(signal.SIGTERM)
