@@ -136,12 +136,21 @@ def promised_overrides(folder: Path) -> list[list[str]]:
 
 def sweep_table(found: Sequence[Cell]) -> str:
     """All cells as a markdown table: what sets each apart, its status and its figures."""
-    keys = list(dict.fromkeys(key for cell in found for key in cell.overrides))
-    varying = [key for key in keys if len({cell.overrides.get(key) for cell in found}) > 1] or keys
+    keys = varying(found) or all_overrides(found)
     rows = [
-        [*(cell.overrides.get(key, "") for key in varying), cell.status, *_figures(cell.result or {})] for cell in found
+        [*(cell.overrides.get(key, "") for key in keys), cell.status, *_figures(cell.result or {})] for cell in found
     ]
-    return table([*varying, "status", *FIGURES.values()], rows)
+    return table([*keys, "status", *FIGURES.values()], rows)
+
+
+def all_overrides(found: Sequence[Cell]) -> list[str]:
+    """The keys that any cell overrides, in the order in which they come."""
+    return list(dict.fromkeys(key for cell in found for key in cell.overrides))
+
+
+def varying(found: Sequence[Cell]) -> list[str]:
+    """The overrides that are not the same in all cells."""
+    return [key for key in all_overrides(found) if len({cell.overrides.get(key) for cell in found}) > 1]
 
 
 def _figures(result: dict[str, Any]) -> list[str]:
@@ -174,13 +183,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {folder}: holds no results", file=sys.stderr)
         return 2
     print(sweep_table(found))
-    open_cells = [cell for cell in found if cell.status != "done"]
-    if open_cells:
-        print(f"\n{len(open_cells)} of {len(found)} cells are not done:", file=sys.stderr)
-    for cell in open_cells:
+    return tell_open_cells(found)
+
+
+def tell_open_cells(found: Sequence[Cell]) -> int:
+    """Name the cells that are not done, each with its reason; the exit status, 1 where there are any."""
+    left = [cell for cell in found if cell.status != "done"]
+    if left:
+        print(f"\n{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
+    for cell in left:
         reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
         print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
-    return 1 if open_cells else 0
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a run found: ``results.json``, written whole or not at all. Needs no torch."""
 
+import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def write_json(file: Path, value: Any) -> None:
     """
     temporary = file.with_name(f".{file.name}.partial")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def write_csv(file: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write CSV through a temporary file, as :func:`write_json` does."""
+    temporary = file.with_name(f".{file.name}.partial")
+    with temporary.open("w", newline="") as out:
+        csv.writer(out).writerows(rows)
     temporary.replace(file)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lillama.bench.figure import draw_sweep
 from lillama.bench.spread import shown
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
-from lillama.report import Cell, cells
+from lillama.report import cells, tell_open_cells
 
 FIGURE = "bench.png"
 PAPER = Path("experiments/paper/table09.csv")
@@ -32,17 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key, exponent in growth(found).items():
         print(f"\nseconds a batch ~ {key}^e, e = {shown(exponent)}; counted operations: {shown(operations[key])}")
     draw_sweep(labels(found), [cell.result or {} for cell in found], options.folder / FIGURE)
-    return _open_cells(found)
-
-
-def _open_cells(found: Sequence[Cell]) -> int:
-    left = [cell for cell in found if cell.status != "done"]
-    if left:
-        print(f"{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
-    for cell in left:
-        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
-        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
-    return 1 if left else 0
+    return tell_open_cells(found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.bench.spread import shown, spread
-from lillama.report import Cell, table
+from lillama.report import Cell, table, varying
 
 GIBI, TERA = 2**30, 1e12
 Figure = Callable[[Mapping[str, Any]], Any]
@@ -69,12 +69,6 @@ def labels(found: Sequence[Cell]) -> list[str]:
     keys = varying(found)
     named = (", ".join(f"{key.rpartition('.')[2]}={cell.overrides.get(key, '')}" for key in keys) for cell in found)
     return [name or cell.folder.name for name, cell in zip(named, found, strict=True)]
-
-
-def varying(found: Sequence[Cell]) -> list[str]:
-    """The overrides that are not the same in all cells."""
-    keys = list(dict.fromkeys(key for cell in found for key in cell.overrides))
-    return [key for key in keys if len({cell.overrides.get(key) for cell in found}) > 1]
 
 
 def bench_table(found: Sequence[Cell], paper: Mapping[str, str]) -> str:

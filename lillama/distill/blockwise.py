@@ -51,7 +51,8 @@ def learn_blockwise(
     :param data: calibration tokens, read ``config.epochs`` times by every block.
     :raises ConfigError: for what this schedule cannot do. :raises DivergedError: for a loss that is not finite.
     """
-    _check(student, config, session)
+    if is_tied(student, config):
+        raise ConfigError("distill/schedule=blockwise: a low-rank embedding is tied to the head; use joint")
     course = _Course(student, data, config, loss, session)
     position = _Position(**session.start.position) if session.start else _Position(block=course.wanted[0])
     bar = tqdm(total=course.total, initial=position.seen, desc="distil", unit="tok", disable=not session.progress)
@@ -110,8 +111,8 @@ class _Course:
 
     @property
     def total(self) -> int:
-        """How many tokens all blocks together learn from, when none stops early."""
-        tokens = sum(batch.tokens for number, batch in self.batches() if number in self.learning)
+        """About how many tokens all blocks together learn from, when none stops early; for a progress bar."""
+        tokens = self.data.tokens * len(self.learning) // self.count
         return tokens * self.config.epochs * len(self.student.blocks)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
@@ -293,10 +294,3 @@ class _Course:
     def _kept(self, index: int, edge: Edge) -> dict[int, Tensor]:
         """The student's states that are still needed past a block: the embedding's are not."""
         return {place: hidden for place, hidden in edge.student.items() if place > EMBEDDING or index == EMBEDDING}
-
-
-def _check(student: Student, config: DistillConfig, session: Session) -> None:
-    if session.team.shares_blocks:
-        raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
-    if is_tied(student, config):
-        raise ConfigError("distill/schedule=blockwise: a low-rank embedding is tied to the head; use joint")

@@ -1,6 +1,5 @@
 """The perplexity curve of a run: points in memory, ``curve.csv`` after every point, ``curve.png`` at the end."""
 
-import csv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lillama.model.student import Student
+from lillama.results import write_csv
 
 COLUMNS = ("tokens", "perplexity")
 
@@ -48,7 +48,7 @@ class Curve:
             return
         with student.in_place() as compressed:
             self.points.append((tokens, self.measure(compressed)))
-        self._write()
+        write_csv(self.folder / "curve.csv", [COLUMNS, *self.points])
         self.on_point(*self.points[-1])
 
     def add_if_due(self, student: Student, tokens: int) -> None:
@@ -84,12 +84,3 @@ class Curve:
         axes.legend()
         axes.grid(visible=True, which="both", alpha=0.3)
         figure.savefig(self.folder / "curve.png", dpi=120)
-
-    def _write(self) -> None:
-        file = self.folder / "curve.csv"
-        temporary = file.with_suffix(".partial")
-        with temporary.open("w", newline="") as out:
-            writer = csv.writer(out)
-            writer.writerow(COLUMNS)
-            writer.writerows(self.points)
-        temporary.replace(file)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import LoggerConfig
+from lillama.results import write_csv
 
 COLUMNS = ("tokens", "metric", "value")
 
@@ -24,7 +25,7 @@ class CsvLogger:
     ) -> None:
         file = folder / "metrics.csv"
         before = [list(COLUMNS)] if resume is None else _rows(file)[: resume["rows"]]
-        _replace(file, before)  # whole at every moment: a run may be killed again while it starts
+        write_csv(file, before)  # whole at every moment: a run may be killed again while it starts
         self._count = len(before)
         self._file = file.open("a", newline="")
         self._writer = csv.writer(self._file)
@@ -49,10 +50,3 @@ def _rows(file: Path) -> list[list[str]]:
         return [list(COLUMNS)]
     with file.open(newline="") as held:
         return list(csv.reader(held))
-
-
-def _replace(file: Path, rows: list[list[str]]) -> None:
-    temporary = file.with_suffix(".partial")
-    with temporary.open("w", newline="") as out:
-        csv.writer(out).writerows(rows)
-    temporary.replace(file)
