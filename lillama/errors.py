@@ -25,6 +25,9 @@ class Preempted(BaseException):
     """The system asked the run to end (SIGTERM, SIGUSR1). Exit status 75: the same command goes on with it."""
 
 
+POSITIVE = "must be a positive integer"
+
+
 def require(condition: bool, key: str, value: object, legal: str) -> None:
     """Raise a one-line :class:`ConfigError` naming the key and its legal values."""
     if not condition:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lillama.config import PlanFileConfig, RunConfig, Stage, plain
+from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, plain
 from lillama.data.sources import source_identity
 from lillama.errors import ConfigError
 from lillama.model.load import model_identity
-from lillama.provenance import digest, path_digest
+from lillama.provenance import digest, path_digest, readable_digest
 from lillama.version import __version__
 
 WITHOUT_EFFECT = (
@@ -31,8 +31,11 @@ def run_fingerprint(config: RunConfig) -> str:
         for key in keys:
             del values[group][key]
     values["distill"]["schedule"].pop("place", None)
-    for place in (values["model"], values["data"], values["evaluate"]["perplexity"]):
+    for measure in set(MEASURES) - set(config.stages):
+        del values["evaluate"][measure.name]
+    for place in (values["model"], values["data"], values["evaluate"]["perplexity"], values["evaluate"].get("wer", {})):
         place["path"] = None
+    values["evaluate"]["tasks_dir"] = values["evaluate"]["baseline"] = None
     values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
 
@@ -45,7 +48,20 @@ def _contents(config: RunConfig) -> list[str | None]:
         return [plan, None if config.model.architecture else model_identity(config.model)]
     perplexity = config.evaluate.perplexity
     texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
-    return [plan, model_identity(config.model), *texts]
+    return [plan, model_identity(config.model), *texts, *_measured_on(config)]
+
+
+def _measured_on(config: RunConfig) -> list[str | None]:
+    """What the stages after the making read, and the dense model beside a checkpoint."""
+    evaluate = config.evaluate
+    tasks = (
+        readable_digest(Path(evaluate.tasks_dir).expanduser(), "evaluate.tasks_dir")
+        if Stage.zero_shot in config.stages and evaluate.tasks_dir
+        else None
+    )
+    speech = source_identity(evaluate.wer, "evaluate.wer") if Stage.wer in config.stages else None
+    baseline = config.baseline
+    return [tasks, speech, None if baseline is None else model_identity(baseline)]
 
 
 def _plan_digest(strategy: PlanFileConfig) -> str:

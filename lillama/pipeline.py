@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import RunConfig, Stage
+from lillama.config import MEASURES, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
-from lillama.evaluate.perplexity import perplexity
 from lillama.fingerprint import run_fingerprint
 from lillama.init import factor_cache, start_factors
+from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
 from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import load_model, resolve_device, show_progress
@@ -30,7 +30,7 @@ from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.preempt import Preemption, listening
-from lillama.prepare import Inputs, cache_of, kept, prepare_inputs, prepare_plan
+from lillama.prepare import PLANNED, Inputs, cache_of, check_runnable, kept, prepare_inputs, prepare_plan
 from lillama.record import CHECKPOINT, SCRATCH, SNAPSHOTS, Record, alone, finished, following, recording, refuse
 from lillama.strategy.plan import RankPlan
 
@@ -105,44 +105,61 @@ def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, 
 
 def run_stages(job: Job) -> None:
     """The plan first, then what the model is needed for."""
-    config, record = job.config, job.record
-    with record.stage("plan"):
-        plan = prepare_plan(config, record.folder)
-    record.note_plan(plan)
+    config, record, plan = job.config, job.record, None
+    if PLANNED & set(config.stages):
+        with record.stage("plan"):
+            plan = prepare_plan(config, record.folder)
+        record.note_plan(plan)
+    else:
+        check_runnable(config)
     if set(config.stages) - {Stage.plan, Stage.bench}:
         with record.stage("data"):
             inputs = prepare_inputs(config)
         record.note_data(inputs.data, inputs.text)
-        compress(job, plan, inputs)
+        torch.manual_seed(config.seed)
+        if plan is not None and Stage.init in config.stages:
+            compress(job, plan, inputs)
+        elif job.team.main:
+            measure_checkpoint(Measurement(config, record, inputs), plan)
     if Stage.bench in config.stages and job.team.main:
+        assert plan is not None
         with record.stage("bench"):
             record.result.bench = bench(config, plan, record.folder)
 
 
 def compress(job: Job, plan: RankPlan, inputs: Inputs) -> None:
-    """Every stage that needs the model."""
+    """The model made smaller, measured, saved, measured as it is saved."""
     config, record, start = job.config, job.record, job.start
-    torch.manual_seed(config.seed)
     with record.stage("load"):
         teacher = load_model(config.model, cache_of(config), seed=config.seed)
-    curve = make_curve(job, inputs)
+    measurement = Measurement(config, record, inputs)
+    curve = make_curve(job, measurement)
     if start is None:
         curve.add_dense(teacher)
-    if Stage.init in config.stages:
-        with record.stage("init"):
-            student = first_student(job, teacher, plan, inputs)
-        if start is None:
-            curve.add(student, tokens=0)
-        if Stage.distill in config.stages:
-            with record.stage("distill"):
-                distil(job, inputs, student, curve)
-        curve.add(student, record.result.tokens)
-        curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
-        student.check_finite()
-    record.note_curve(curve.figures, curve.points)
-    if Stage.init in config.stages and config.save_checkpoint and job.team.main:
+    with record.stage("init"):
+        student = first_student(job, teacher, plan, inputs)
+    if start is None:
+        curve.add(student, tokens=0)
+    if Stage.distill in config.stages:
+        with record.stage("distill"):
+            distil(job, inputs, student, curve)
+    curve.add(student, record.result.tokens)
+    curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
+    student.check_finite()
+    record.note_curve(curve.figures, curve.points, inputs.text)
+    if job.team.main:
+        finish(measurement, plan, student)
+
+
+def finish(measurement: Measurement, plan: RankPlan, student: Student) -> None:
+    """What needs no other process any more: the measures beside the dense model, the checkpoint, its own measures."""
+    config, record = measurement.config, measurement.record
+    measure_beside(measurement, student)
+    compressed = student.settle()
+    if config.save_checkpoint:
         with record.stage("save"):
-            save(config, plan, inputs, student.settle(), record)
+            save(config, plan, measurement.inputs, compressed, record)
+    measurement.each(compressed, COMPRESSED)
 
 
 def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) -> Student:
@@ -163,22 +180,13 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) 
     return student
 
 
-def make_curve(job: Job, inputs: Inputs) -> Curve:
+def make_curve(job: Job, measurement: Measurement) -> Curve:
     """The curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
-    config, record, text = job.config, job.record, inputs.text
-    settings = config.evaluate.perplexity
-
-    def measure(model: nn.Module) -> float:
-        assert text is not None
-        with record.stage("perplexity"):
-            return perplexity(
-                model, text, seq_len=settings.seq_len, batch_size=settings.batch_size, progress=config.progress
-            )
-
+    record, wanted = job.record, Stage.perplexity in job.config.stages and job.team.main
     return Curve(
         record.folder,
-        measure=None if text is None or not job.team.main else measure,
-        every=config.evaluate.every_tokens,
+        measure=measurement.perplexity if wanted else None,
+        every=job.config.evaluate.every_tokens,
         on_point=record.log_perplexity,
         start=None if job.start is None or not job.team.main else job.start.note["curve"],
     )
@@ -206,6 +214,7 @@ def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
         note=note,
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
+        save_at_end=bool(set(config.stages) & set(MEASURES)),
     )
     distill(student, inputs.data, config.distill, config.loss, session)
 

@@ -1,33 +1,42 @@
 """All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from lillama.cache import Cache
 from lillama.config import Dtype, FeatureConfig, Moments, RunConfig, Source, Stage, Task
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
+from lillama.data.utterances import Utterance, read_speech
 from lillama.errors import ConfigError
-from lillama.evaluate.perplexity import perplexity_ids
+from lillama.evaluate.perplexity import MeasuredText, measured_text
+from lillama.evaluate.samples import prompt_tokens
+from lillama.evaluate.tasks import Tasks, harness_tasks
 from lillama.model.checkpoint import check_space
 from lillama.model.load import check_dense, load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
 from lillama.model.targets import model_shape
 from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
 
+READ_TEXT = {Stage.perplexity, Stage.throughput, Stage.stable_rank}
+OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples}  # stages that a model without next tokens of text cannot run
+PLANNED = {Stage.plan, Stage.init, Stage.bench}
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tokenizer, the calibration tokens and the text of the curve; None where no stage needs them."""
+    """The tokenizer, and what no stage needs is None: calibration tokens, the text that perplexity, speed and stable
+    ranks are measured on, the harness's tasks, speech with its transcripts."""
 
     tokenizer: Any
-    data: Calibration | None
-    text: Tensor | None
+    data: Calibration | None = None
+    text: MeasuredText | None = None
+    tasks: Tasks | None = None
+    speech: Sequence[Utterance] | None = None
 
 
 def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
@@ -40,24 +49,29 @@ def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
         check_dense(config.model, cache_of(config))
     plan = make_plan(model_shape(meta_model(config.model, cache_of(config)), config.model.targets), config.strategy)
     if set(config.stages) != {Stage.plan}:
-        _check_runnable(config, model_task(config.model, cache_of(config)))
+        check_runnable(config)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
     return plan
 
 
 def prepare_inputs(config: RunConfig) -> Inputs:
-    """Tokenizer and tokens.
+    """Tokenizer, tokens, tasks and speech.
 
-    :raises ConfigError: for texts that are missing, unreadable or too small.
+    :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
     """
+    stages, evaluate = set(config.stages), config.evaluate
     tokenizer = load_tokenizer(config.model, cache_of(config))
-    feature = Stage.init in config.stages and isinstance(config.init, FeatureConfig)
-    needs_data = feature or Stage.distill in config.stages
+    feature = Stage.init in stages and isinstance(config.init, FeatureConfig)
+    if Stage.samples in stages:
+        prompt_tokens(tokenizer, evaluate.samples)
+    calibrates, reads = feature or Stage.distill in stages, bool(stages & READ_TEXT)
     return Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, tokenizer) if needs_data else None,
-        text=perplexity_ids(config.evaluate.perplexity, tokenizer) if Stage.perplexity in config.stages else None,
+        data=_calibration(config, tokenizer) if calibrates else None,
+        text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
+        tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
+        speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
     )
 
 
@@ -77,17 +91,23 @@ def _calibration(config: RunConfig, tokenizer: Any) -> Calibration:
     return token_blocks(config.data, tokenizer, kept(config))
 
 
-def _check_runnable(config: RunConfig, task: Task) -> None:
-    name, stages = config.model.name, [stage.name for stage in config.stages if stage is not Stage.perplexity]
-    if Stage.perplexity in config.stages and task in (Task.masked_lm, Task.speech_seq2seq):
-        raise ConfigError(
-            f"model={name}: a {task.name} model has no perplexity of text; give stages=[{', '.join(stages)}]"
-        )
-    needs_data = Stage.distill in config.stages or isinstance(config.init, FeatureConfig)
+def check_runnable(config: RunConfig) -> None:
+    """Raise a :class:`ConfigError` where the stages, the model and the data do not go together."""
+    task, stages = model_task(config.model, cache_of(config)), set(config.stages)
+    name = config.model.name
+    out = OF_TEXT if task in (Task.masked_lm, Task.speech_seq2seq) else {Stage.wer}
+    if stages & out:
+        left = ", ".join(stage.name for stage in config.stages if stage not in out)
+        what = "writes no text" if task is Task.masked_lm else "hears" if Stage.wer not in out else "hears nothing"
+        wrong = ", ".join(sorted(stage.name for stage in stages & out))
+        raise ConfigError(f"stages: {name} is a {task.name} model and {what}, so not {wrong}; give stages=[{left}]")
+    if Stage.perplexity in stages and task is Task.seq2seq_lm and config.evaluate.perplexity.stride is not None:
+        raise ConfigError("evaluate.perplexity.stride: an encoder-decoder reads windows that do not overlap; give null")
+    needs_data = Stage.distill in stages or (Stage.init in stages and isinstance(config.init, FeatureConfig))
     if needs_data and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
-    if config.model.dtype is Dtype.float16 and Stage.distill in config.stages:
+    if config.model.dtype is Dtype.float16 and Stage.distill in stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from lillama.config import RunConfig, Stage, plain
 from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError, DeviceMemoryError
+from lillama.evaluate.perplexity import MeasuredText
 from lillama.logger import Logger, make_logger
 from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
@@ -31,8 +31,13 @@ ROOM = {  # how a stage needs less of the device
     "init": "set model.offload=true, or init=svd, which needs no moments",
     "distill": "lower distill.micro_batch, or set distill/schedule=blockwise with model.offload=true",
     "perplexity": "lower evaluate.perplexity.batch_size or .seq_len, or set model.offload=true",
+    "zero_shot": "lower evaluate.zero_shot.batch_size, or set model.offload=true",
+    "wer": "lower evaluate.wer.batch_size",
+    "throughput": "lower evaluate.throughput.batch_size or .lengths",
+    "stable_rank": "lower evaluate.stable_rank.batch_size or .seq_len",
 }
-OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv", "bench.png")
+STABLE_RANK_CHART = "stable_rank.png"
+OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv", "bench.png", STABLE_RANK_CHART)
 
 
 class Record:
@@ -53,6 +58,7 @@ class Record:
         :raises DeviceMemoryError: where the device has no memory left for it.
         """
         self._lap()
+        self.note_peaks()  # some stages begin the count anew
         self._running.append(name)
         try:
             yield
@@ -63,13 +69,21 @@ class Record:
             self._lap()
             self._running.pop()
 
+    def note_peaks(self) -> None:
+        """Keep the highest memory so far."""
+        device, result = device_peak(), self.result
+        result.peak_memory = max(result.peak_memory, host_peak())
+        if device is not None:
+            result.peak_device_memory = max(result.peak_device_memory or 0, device)
+
     def note(self) -> dict[str, Any]:
         """What a snapshot keeps of the record, as plain values."""
         self._lap()
+        self.note_peaks()
         return {
             "seconds": dict(self.result.seconds),
             "tokens": self.result.tokens,
-            "peak_memory": host_peak(),
+            "peak_memory": self.result.peak_memory,
             "logger": self.logger.state(),
         }
 
@@ -82,16 +96,29 @@ class Record:
         if self.main:
             write_json(self.folder / "plan.json", plan.as_dict())
 
-    def note_data(self, data: Calibration | None, text: Tensor | None) -> None:
+    def note_models(self, parameters: dict[str, int]) -> None:
+        """Keep how many parameters the measured models have, by role; for a run that has no plan."""
+        self.result.parameters = self.result.parameters or parameters
+
+    def note_data(self, data: Calibration | None, text: MeasuredText | None) -> None:
         """Keep what the tokens were."""
         if data is not None:
             self.result.data |= {"hash": data.hash, "tokens": data.tokens}
         if text is not None:
-            self.result.data["perplexity_tokens"] = len(text)
+            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes}
 
-    def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]]) -> None:
-        """Keep the perplexities."""
+    def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]], text: MeasuredText | None) -> None:
+        """Keep the perplexities, and what they come to for a byte of the text."""
         self.result.perplexity, self.result.curve = figures, points
+        if text is not None:
+            self.result.bits_per_byte = {name: text.bits_per_byte(value) for name, value in figures.items()}
+
+    def note_measured(self, stage: str, role: str, figures: dict[str, Any]) -> None:
+        """Keep what a stage has found of a model so far; it is on disk at once, however the run ends."""
+        self.result.measured.setdefault(stage, {})[role] = figures
+        self._lap()
+        if self.main:
+            write_json(self.folder / FILE, self.result.as_dict())
 
     def log_step(self, tokens: int, metrics: dict[str, float]) -> None:
         """A step of the distillation is done."""
@@ -209,6 +236,7 @@ def recording(
     )
     if note is not None:
         result.seconds, result.tokens = dict(note["seconds"]), note["tokens"]
+        result.peak_memory = note["peak_memory"]
     write_json(folder / FILE, result.as_dict())
     record = Record(folder, result, logger)
     try:
@@ -220,7 +248,6 @@ def recording(
     else:
         result.status = "done"
     finally:
-        result.peak_memory = max(host_peak(), 0 if note is None else note["peak_memory"])
-        result.peak_device_memory = device_peak()
+        record.note_peaks()
         write_json(folder / FILE, result.as_dict())
         logger.finish(result.figures(), failed=result.status != "done")

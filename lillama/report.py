@@ -5,7 +5,7 @@ A cell that was not run says MISSING, one that failed says FAILED; the exit stat
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from omegaconf import OmegaConf
 
 from lillama.cells import cell_name
 from lillama.results import flatten, read_result
+from lillama.tables import measured_tables
+from lillama.tables.markdown import table
 
 MISSING = "MISSING"
 FIGURES = {
@@ -46,27 +48,28 @@ class Cell:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """What one run cost and what it lost, as a table for a terminal."""
-    parameters, perplexity, seconds = result["parameters"], result["perplexity"], result["seconds"]
-    reduction = result["reduction"]
-    rows = [
-        ("parameters", f"{parameters['dense']:,} -> {parameters['compressed']:,}"),
-        ("reduction", f"{reduction['realised']:.2%} (requested {reduction['requested']:.2%})"),
-        ("matrices", f"{result['matrices']} in {result['blocks']} blocks"),
-        *(
-            (f"perplexity {name}", f"{perplexity[name]:,.2f}")
-            for name in ("dense", "start", "end")
-            if name in perplexity
-        ),
-        ("tokens", f"{result['tokens']:,}"),
-        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())),
-        ("peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"),
-    ]
+    """What one run cost and what it lost, as tables for a terminal."""
+    overview = table(("", result["settings"]["model"]["name"]), list(_overview(result)))
+    return "\n\n".join([overview, *measured_tables(result["measured"])])
+
+
+def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    parameters, perplexity, reduction = result["parameters"], result["perplexity"], result["reduction"]
+    if parameters:
+        yield "parameters", " -> ".join(f"{count:,}" for count in parameters.values())
+    if reduction:
+        yield "reduction", f"{reduction['realised']:.2%} (requested {reduction['requested']:.2%})"
+        yield "matrices", f"{result['matrices']} in {result['blocks']} blocks"
+    for name, value in perplexity.items():
+        yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
+    if result["tokens"]:
+        yield "tokens", f"{result['tokens']:,}"
+    yield "seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in result["seconds"].items())
+    yield "peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"
     if result["peak_device_memory"] is not None:
-        rows.append(("peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"))
+        yield "peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"
     if result["checkpoint"] is not None:
-        rows.append(("checkpoint", result["checkpoint"]))
-    return table(("", result["settings"]["model"]["name"]), rows)
+        yield "checkpoint", result["checkpoint"]
 
 
 def plan_table(plan: dict[str, Any]) -> str:
@@ -94,17 +97,6 @@ def place_of(name: str) -> tuple[str, str, str]:
     if place is None:
         return "", name, "rank"
     return ".".join(parts[:place]), parts[place], ".".join(parts[place + 1 :])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns."""
-    widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def cells(folder: Path) -> list[Cell]:

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 FILE = "results.json"
+FIGURES = (
+    *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte"),
+    *("tokens", "seconds", "peak_memory", "measured"),
+)
 
 
 @dataclass(kw_only=True, slots=True)
 class RunResult:
     """The figures of one run; a stage that did not run leaves its part empty.
 
+    ``measured`` holds what the stages after the making found: by stage and role (``dense``, ``compressed``).
     ``seconds`` is wall time by stage, ``peak_memory`` the highest resident memory of the process during the run and
     ``peak_device_memory`` that of the GPU, both in bytes.
     """
@@ -29,12 +34,14 @@ class RunResult:
     blocks: int = 0
     matrices: int = 0
     perplexity: dict[str, float] = field(default_factory=dict)
+    bits_per_byte: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     peak_device_memory: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     bench: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     error: str | None = None
@@ -45,8 +52,8 @@ class RunResult:
 
     def figures(self) -> dict[str, Any]:
         """The figures alone, flat: ``perplexity.end`` and so on."""
-        kept = ("parameters", "reduction", "blocks", "matrices", "perplexity", "tokens", "seconds", "peak_memory")
-        return flatten({key: value for key, value in self.as_dict().items() if key in kept})
+        flat = flatten({key: value for key, value in self.as_dict().items() if key in FIGURES})
+        return {key: value for key, value in flat.items() if isinstance(value, int | float)}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from lillama import load_checkpoint
 from lillama.config import PerplexityConfig
-from lillama.evaluate.perplexity import perplexity, perplexity_ids
+from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 from lillama.results import read_json
 from lillama.runtime import LowRankEmbedding, LowRankLinear
@@ -48,7 +48,7 @@ def test_a_run_ends_in_a_checkpoint_with_the_perplexity_that_was_measured(cli, t
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]["compressed"]
     assert result["parameters"]["compressed"] < result["parameters"]["dense"]
     settings: PerplexityConfig = composed(*words).evaluate.perplexity
-    ids = perplexity_ids(settings, AutoTokenizer.from_pretrained(tmp_path / "checkpoint"))
+    ids = measured_text(settings, AutoTokenizer.from_pretrained(tmp_path / "checkpoint")).ids
     assert perplexity(model, ids, seq_len=64) == pytest.approx(result["perplexity"]["end"], rel=1e-4)
     names = list(plan["ranks"])
     if case == "experts only":

@@ -14,7 +14,7 @@ import torch
 import lillama.pipeline
 from lillama import load_checkpoint
 from lillama.errors import DeviceMemoryError
-from lillama.evaluate.perplexity import perplexity, perplexity_ids
+from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 from lillama.record import alone, following
 from lillama.report import main as report
@@ -70,7 +70,7 @@ def test_the_checkpoint_is_the_student_that_was_measured(finished_run):
     model = load_checkpoint(folder / "checkpoint", dtype=torch.float32)
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]["compressed"]
     config = composed(*(word for word in words if not word.startswith("hydra")))
-    ids = perplexity_ids(config.evaluate.perplexity, byte_tokenizer())
+    ids = measured_text(config.evaluate.perplexity, byte_tokenizer()).ids
     assert perplexity(model, ids, seq_len=64) == pytest.approx(result["perplexity"]["end"], rel=1e-5)
     card = (folder / "checkpoint" / "README.md").read_text()
     assert f"{result['perplexity']['end']:.2f}" in card
@@ -118,7 +118,7 @@ def test_the_kept_weights_are_the_measured_ones(cli, tmp_path):
     assert cli(*words, f"hydra.run.dir={tmp_path}")[0] == 0
     end = read_json(tmp_path / "results.json")["perplexity"]["end"]
     model = load_checkpoint(tmp_path / "checkpoint", dtype=torch.float32)
-    ids = perplexity_ids(composed(*TINY_RUN).evaluate.perplexity, byte_tokenizer())
+    ids = measured_text(composed(*TINY_RUN).evaluate.perplexity, byte_tokenizer()).ids
     assert perplexity(model, ids, seq_len=64) == pytest.approx(end, rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 import lillama
 from lillama.config import PerplexityConfig, Source
-from lillama.evaluate.perplexity import perplexity, perplexity_ids
+from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.results import read_json
 from tests.conftest import ROOT
 from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
@@ -85,7 +85,7 @@ def test_the_checkpoint_is_the_model_that_was_measured(real_data, distilled):
 def measured(model, real_data, folder):
     """The perplexity of the run, measured again."""
     text = PerplexityConfig(source=Source.local, path=str(real_data / "wikitext2" / "test.jsonl"), max_tokens=2048)
-    return perplexity(model, perplexity_ids(text, AutoTokenizer.from_pretrained(folder / "checkpoint")), seq_len=512)
+    return perplexity(model, measured_text(text, AutoTokenizer.from_pretrained(folder / "checkpoint")).ids, seq_len=512)
 
 
 def test_int8_and_dense_versions_of_it_are_worth_the_same(real_data, distilled, tmp_path):

@@ -1,14 +1,19 @@
-"""Second moments of activations, streamed in float64."""
+"""First and second moments of activations, streamed in float64."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+MOMENT_BYTES = 8 * 2**30  # as many are collected at a time as fit into it
+
 
 class Moment:
-    """E[x x^T] of the vectors seen so far; ``size`` is their dimension."""
+    """E[x x^T] and E[x] of the vectors seen so far; ``size`` is their dimension."""
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self.sum = torch.zeros(size, dtype=torch.float64, device=device)
         self.count = 0
 
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
@@ -19,9 +24,33 @@ class Moment:
         rows = x.detach().reshape(-1, x.shape[-1]) if mask is None else x.detach()[mask]
         rows = rows.float()
         self.total += (rows.T @ rows).double()
+        self.sum += rows.sum(0, dtype=torch.float64)
         self.count += len(rows)
 
     @property
     def value(self) -> Tensor:
         """The mean of x x^T, [size, size]; zero where nothing was seen."""
         return self.total / max(self.count, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of x, [size]; zero where nothing was seen."""
+        return self.sum / max(self.count, 1)
+
+
+def moment_bytes(size: int) -> int:
+    """What the second moment of vectors of a dimension takes."""
+    return 8 * size**2
+
+
+def within_limit(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """The names in groups, in their order, whose ``sizes`` in bytes fit into ``limit`` together; at least one each."""
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if groups[-1] and held + size > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return groups

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lillama.bench.figure import draw_sweep
-from lillama.bench.spread import shown
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
 from lillama.report import cells, tell_open_cells
+from lillama.spread import shown
 
 FIGURE = "bench.png"
 PAPER = Path("experiments/paper/table09.csv")

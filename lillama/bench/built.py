@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lillama.bench.needed import names_of
 from lillama.config import RunConfig, Stage, Weights
 from lillama.errors import ConfigError
 from lillama.machine import device_peak, host_peak, reset_peaks
 from lillama.model.load import load_model, meta_model
-from lillama.model.student import Student
-from lillama.model.surgery import blank_modules
+from lillama.model.student import Student, random_student
 from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy.plan import RankPlan
 
@@ -81,16 +79,6 @@ def cut(architecture: Mapping[str, Any], known: Any, layers: int) -> dict[str, A
     kept = {key: value for key, value in architecture.items() if key not in (alias, LAYERS)}
     each = {key: value[:layers] for key, value in kept.items() if isinstance(value, list) and len(value) == before}
     return {**kept, **each, alias: layers}
-
-
-@torch.no_grad()
-def random_student(teacher: nn.Module, ranks: Mapping[str, int]) -> Student:
-    """A student whose factors are normal numbers of a scale that keeps activations finite, drawn on the device."""
-    student = Student(teacher, blank_modules(teacher, ranks))
-    for parameter in student.factor_parameters():
-        if parameter.dim() > 1:
-            parameter.normal_(std=parameter.shape[-1] ** -0.5)
-    return student
 
 
 def clean_start(config: RunConfig) -> int:

@@ -17,10 +17,10 @@ from lillama.bench.figure import draw
 from lillama.bench.needed import Settings, attention_flops, llama_like, needed_flops
 from lillama.bench.products import Product, Replay, total_flops
 from lillama.bench.projection import project
-from lillama.bench.spread import ratios, shown, speeds, spread
 from lillama.config import RunConfig, Task, Train
 from lillama.errors import ConfigError
 from lillama.model.load import model_task
+from lillama.spread import ratios, shown, speeds, spread
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)

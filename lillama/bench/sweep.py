@@ -7,8 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lillama.bench.spread import shown, spread
 from lillama.report import Cell, table, varying
+from lillama.spread import shown, spread
 
 GIBI, TERA = 2**30, 1e12
 Figure = Callable[[Mapping[str, Any]], Any]

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("gguf", "tokens", "factors")
+KINDS = ("gguf", "tokens", "factors", "scores")
+SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json"}
 PARTIAL = ".partial"
 DAY = 86400
 

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from lillama.cache.entries import PARTIAL, entries, remove, sweep_partial, touch
+from lillama.cache.entries import PARTIAL, SUFFIXES, entries, remove, sweep_partial, touch
 
 log = logging.getLogger(__name__)
-LIMITED = ("tokens", "factors")  # an imported model is large and slow to make: only a person removes it
+# An imported model is slow to make and a score slower still: only a person removes them.
+LIMITED = ("tokens", "factors")
 Content = TypeVar("Content")
 
 
@@ -96,13 +97,13 @@ class Cache:
         return lock
 
     def _files(self, kind: str, key: str) -> list[Path]:
-        return sorted((self.root / kind).glob(f"{key}.*.safetensors"))
+        return sorted((self.root / kind).glob(f"{key}.*{SUFFIXES[kind]}"))
 
     def _write(self, kind: str, key: str, content: bytes) -> None:
         folder = self.root / kind
         folder.mkdir(parents=True, exist_ok=True)
         sweep_partial(self.root)
-        file = folder / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
+        file = folder / f"{key}.{hashlib.sha256(content).hexdigest()}{SUFFIXES[kind]}"
         temporary = folder / f"{uuid.uuid4().hex}{PARTIAL}"
         try:
             with temporary.open("wb") as opened:
@@ -111,7 +112,7 @@ class Cache:
                 os.fsync(opened.fileno())
             for older in self._files(kind, key):
                 remove(older)
-            if self._make_room(len(content)):
+            if kind not in LIMITED or self._make_room(len(content)):
                 temporary.replace(file)
                 self._in_use.add(file)
         finally:

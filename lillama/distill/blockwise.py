@@ -63,6 +63,8 @@ def learn_blockwise(
                 position.begin(index)
                 course.learn(position, bar)
             course.advance(index, position, ahead=course.ahead(position.done) if index == position.block else 0)
+        if session.save_at_end:
+            course.save(position)
     course.edges.clear()
 
 
@@ -127,13 +129,15 @@ class _Course:
 
     def reach(self, position: _Position) -> None:
         """Bring what flows up to the block where the schedule stands, past blocks that have learnt already."""
+        if self.session.start is not None:
+            self._load_weights(self.session.start)
+        if position.learnt and position.block == self.wanted[-1]:  # all have learnt: nothing flows any further
+            return
         below = range(self.wanted[0])
         if below:
             for number, batch in self.batches():
                 for place, part in self.parts(number, batch):
                     self.edges[place] = teacher_on(self.blocks, part, below, Edge())
-        if self.session.start is not None:
-            self._load_weights(self.session.start)
         for index in self.wanted[: self.wanted.index(position.block)]:
             self.advance(index, position)
         for number, batch in self.batches():
@@ -151,7 +155,7 @@ class _Course:
         elif self.heldout:
             learner.keep_if_lower(self._heldout_loss(learner))
         if position.step == 0 and start is None:
-            self._save(position, learner)
+            self.save(position, learner)
         epochs = range(position.done // len(self.learning), self.config.epochs)
         for _ in epochs:
             if self._stopped(position):
@@ -177,7 +181,7 @@ class _Course:
         for number, batch in self.batches():
             if self.session.asked_to_end():
                 if position.learnt:
-                    self._save(position)
+                    self.save(position)
                 self.session.end()  # on the way back to where it stood, there is nothing new to save
             for place, part in self.parts(number, batch):
                 edge = self.edges[place]
@@ -188,7 +192,7 @@ class _Course:
                     edge = Edge(edge.teacher, {**self._kept(index, edge), self.blocks.place(index): hidden})
                 self.edges[place] = edge
 
-    def _save(self, position: _Position, learner: BlockLearner | None = None) -> None:
+    def save(self, position: _Position, learner: BlockLearner | None = None) -> None:
         """Save the weights of every block, and all of the one that learns."""
         parts: dict[str, object] = {
             part_name(index): {"parameters": [parameter.detach() for parameter in self._weights(index)]}
@@ -221,8 +225,8 @@ class _Course:
         bar.set_postfix(block=learner.index, loss=f"{losses[learner.index]:.4f}")
         session.on_step(Progress(position.step - 1, tokens, losses, lr, watch.lap(batch.tokens)))
         mark = session.at_mark(before, tokens)
-        if session.team.any(session.save_wanted(position.step)) or mark:
-            self._save(position, learner)
+        if session.team.any(session.save_wanted(position.step, last=False)) or mark:
+            self.save(position, learner)
         if mark:
             session.point(tokens)
 

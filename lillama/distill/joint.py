@@ -26,8 +26,8 @@ def learn_jointly(
     :param data: calibration tokens, read ``config.epochs`` times.
     :raises DivergedError: for a loss that is not finite; it names the block and the step.
     """
-    course = _Course(student, config, loss, session)
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
+    course = _Course(student, config, loss, session, steps=steps)
     first, seen = course.begin()
     bar = tqdm(total=data.tokens * config.epochs, initial=seen, desc="distil", unit="tok", disable=not session.progress)
     with bar, session.under_way():
@@ -50,7 +50,10 @@ def learn_jointly(
 class _Course:
     """The learners of this process, and how its steps go together with those of others."""
 
-    def __init__(self, student: Student, config: DistillConfig, loss: LossConfig, session: Session) -> None:
+    def __init__(
+        self, student: Student, config: DistillConfig, loss: LossConfig, session: Session, *, steps: int
+    ) -> None:
+        self.steps = steps
         team, blocks, lesson = session.team, student.teacher_blocks, Lesson.of(config, loss)
         everyone = span(student.blocks)
         wanted = team.part_of_blocks(everyone, student.blocks)
@@ -77,7 +80,7 @@ class _Course:
     def step(self, batch: Batch, lr: float, number: int) -> dict[int, Tensor]:
         """One update of every learner; the losses that this process knows of."""
         if self.relay is not None:
-            self.relay.begin(self.session.save_wanted(number))
+            self.relay.begin(self.session.save_wanted(number, last=number == self.steps))
         return self.teaching.step(batch, lr)
 
     def finish(self) -> None:
@@ -88,7 +91,8 @@ class _Course:
     def after(self, step: int, before: int, tokens: int) -> None:
         """What follows a step: a snapshot where one is due, a point of the curve where its mark was passed."""
         session, mark = self.session, self.session.at_mark(before, tokens)
-        due = session.team.any(session.save_wanted(step)) if self.relay is None else self.relay.finish()
+        wanted = session.save_wanted(step, last=step == self.steps)
+        due = session.team.any(wanted) if self.relay is None else self.relay.finish()
         if due or mark:
             self._save(step, tokens)
         if mark:

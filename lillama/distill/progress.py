@@ -42,6 +42,7 @@ class Session:
     :param note: what the caller wants to find again with a snapshot, as plain values.
     :param scratch: a folder for what does not fit into memory.
     :param every_tokens: how many tokens lie between two calls of ``measure``; 0: it is not called.
+    :param save_at_end: make a snapshot of the last step too: long work follows, and a run killed in it goes on there.
     """
 
     on_step: Callable[[Progress], None] = lambda progress: None
@@ -54,6 +55,7 @@ class Session:
     note: Callable[[], Mapping[str, Any]] = dict
     scratch: Path | None = None
     every_tokens: int = 0
+    save_at_end: bool = False
 
     def under_way(self) -> AbstractContextManager[None]:
         """While a step is computed, a request to end is put off where a snapshot can be made after it."""
@@ -63,9 +65,11 @@ class Session:
         """Whether a mark lies between two counts of tokens."""
         return self.every_tokens > 0 and tokens // self.every_tokens > before // self.every_tokens
 
-    def save_wanted(self, step: int) -> bool:
-        """Whether a snapshot is due after this many steps, in this process's view."""
-        return self.snapshots is not None and (self.preemption.signal is not None or self.snapshots.due(step))
+    def save_wanted(self, step: int, *, last: bool) -> bool:
+        """Whether a snapshot is due after this many steps, in this process's view; ``last``: no step follows."""
+        if self.snapshots is None:
+            return False
+        return self.preemption.signal is not None or self.snapshots.due(step) or (last and self.save_at_end)
 
     def asked_to_end(self) -> bool:
         """Whether any process was asked to end; every process must ask."""

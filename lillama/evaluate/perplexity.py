@@ -1,6 +1,9 @@
 """Perplexity as the field measures it: the whole text in non-overlapping windows."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -14,18 +17,68 @@ from lillama.data.sources import read_rows
 from lillama.errors import ConfigError, DivergedError
 from lillama.model.inputs import Batch, model_inputs
 
+CHARACTERS_A_TOKEN = 8  # more than any tokenizer's mean on prose
+BORDER = 64
 
-def perplexity_ids(config: PerplexityConfig, tokenizer: Any) -> Tensor:
-    """The token ids [n] of a text: its rows joined by blank lines, cut at ``max_tokens``.
+
+@dataclass(frozen=True, slots=True)
+class MeasuredText:
+    """The token ids [n] of a text, and how many bytes of UTF-8 they stand for."""
+
+    ids: Tensor
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def bits_per_byte(self, perplexity: float) -> float:
+        """What a perplexity of this text comes to for a byte of it: models with other tokenizers can be compared.
+
+        The mean over the predicted tokens stands for all n: of each window the first is not predicted.
+        """
+        return math.log2(perplexity) * len(self.ids) / self.bytes
+
+
+def measured_text(config: PerplexityConfig, tokenizer: Any) -> MeasuredText:
+    """A text as tokens: its rows joined by blank lines, cut at ``max_tokens``.
+
+    Of a long text only as much is read as the cut needs.
 
     :raises ConfigError: for unreadable text, or fewer than two tokens.
     """
     rows = read_rows(config, "evaluate.perplexity")
-    text = "\n\n".join(row_text(row, tokenizer, Template.none, SystemTurns.keep) for row in rows)
-    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)[: config.max_tokens]
-    if len(ids) < 2:
+    characters = None if config.max_tokens is None else CHARACTERS_A_TOKEN * config.max_tokens
+    while True:
+        text = "\n\n".join(_up_to(characters, rows, tokenizer))
+        ids = tokenizer(text, verbose=False)["input_ids"]
+        whole = characters is None or len(text) < characters
+        # Of a text that was cut, the last tokens may be others than those of the whole.
+        if whole or len(ids) >= (config.max_tokens or 0) + BORDER:
+            break
+        characters = 2 * (characters or 0)
+    kept = torch.tensor(ids[: config.max_tokens], dtype=torch.long)
+    if len(kept) < 2:
         raise ConfigError(f"evaluate.perplexity.path={config.path}: holds fewer than two tokens")
-    return ids
+    uncut = whole and len(kept) == len(ids)
+    return MeasuredText(kept, len((text if uncut else _text_of(kept, text, tokenizer)).encode()))
+
+
+def _up_to(characters: int | None, rows: Sequence[Any], tokenizer: Any) -> Iterator[str]:
+    """The texts of the first rows, until they hold so many characters; None: of all."""
+    held = 0
+    for row in rows:
+        yield (text := row_text(row, tokenizer, Template.none, SystemTurns.keep))
+        held += len(text) + 2
+        if characters is not None and held >= characters:
+            return
+
+
+def _text_of(kept: Tensor, text: str, tokenizer: Any) -> str:
+    """The part of a text that its first tokens stand for."""
+    if getattr(tokenizer, "is_fast", False):
+        ends = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return text[: ends[len(kept) - 1][1]]
+    return tokenizer.decode(kept, skip_special_tokens=True)
 
 
 def perplexity(
@@ -33,6 +86,7 @@ def perplexity(
     ids: Tensor,
     *,
     seq_len: int,
+    stride: int | None = None,
     batch_size: int = 1,
     desc: str = "perplexity",
     progress: bool = False,
@@ -41,35 +95,75 @@ def perplexity(
 
     The text is cut into windows of ``seq_len`` (the last may be shorter); in each, every token but the first is
     predicted from those before it, so a window of n tokens counts n - 1 times. An encoder-decoder reads the first half
-    of a window and predicts the second.
+    of a window and predicts the second. With a ``stride``, windows overlap: each begins ``stride`` tokens after the one
+    before and counts only the tokens that came into no window before it.
 
     :param model: a model that predicts the next token, in evaluation mode. :param ids: token ids [n].
     :raises DivergedError: where a window's likelihood is not finite.
     """
     device = next(model.parameters()).device
-    whole = len(ids) // seq_len * seq_len
-    batches = list(ids[:whole].view(-1, seq_len).split(batch_size)) if whole else []
-    if len(ids) - whole > 1:
-        batches.append(ids[whole:][None])
     total, count = 0.0, 0
     with torch.inference_mode(), tqdm(total=len(ids), desc=desc, unit="tok", leave=False, disable=not progress) as bar:
-        for batch in batches:
-            loss, predicted = window_loss(model, batch.to(device))
+        for batch in _batches(windows(len(ids), seq_len, stride), batch_size):
+            stacked = torch.stack([ids[window.start : window.stop] for window in batch]).to(device)
+            loss, predicted = window_loss(model, stacked, skip=batch[0].skip)
             if not math.isfinite(loss):
-                raise DivergedError(f"perplexity: the likelihood of the tokens from {bar.n} on is {loss}")
+                raise DivergedError(f"perplexity: the likelihood of the tokens from {batch[0].start} on is {loss}")
             total, count = total + loss, count + predicted
-            bar.update(batch.numel())
+            bar.update(sum(window.new for window in batch))
     try:
         return math.exp(total / count)
     except OverflowError:
         raise DivergedError(f"perplexity: exp of a mean loss of {total / count:.1f} is not finite") from None
 
 
-def window_loss(model: nn.Module, ids: Tensor) -> tuple[float, int]:
-    """The summed negative log-likelihood of the windows ids [b, t], and over how many tokens."""
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokens from ``start`` to before ``stop``; those before ``fresh`` came into a window before this one."""
+
+    start: int
+    stop: int
+    fresh: int
+
+    @property
+    def new(self) -> int:
+        """How many tokens no window before this one had."""
+        return self.stop - self.fresh
+
+    @property
+    def skip(self) -> int:
+        """How many of the predictions in it do not count; the first token is never predicted."""
+        return max(self.fresh - self.start - 1, 0)
+
+
+def windows(tokens: int, seq_len: int, stride: int | None = None) -> list[Window]:
+    """The windows of a text of this many tokens; one that would predict nothing is left out."""
+    found: list[Window] = []
+    start = fresh = 0
+    while fresh < tokens:
+        stop = min(start + seq_len, tokens)
+        if stop - start > 1:
+            found.append(Window(start, stop, fresh))
+        start, fresh = start + (stride or seq_len), stop
+    return found
+
+
+def _batches(found: Sequence[Window], size: int) -> Iterator[list[Window]]:
+    """At most ``size`` windows at a time, alike in length and in what counts."""
+    for _, alike in groupby(found, key=lambda window: (window.stop - window.start, window.skip)):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
+def window_loss(model: nn.Module, ids: Tensor, *, skip: int = 0) -> tuple[float, int]:
+    """The summed negative log-likelihood of the windows ids [b, t], and over how many tokens.
+
+    :param skip: how many predictions at the beginning of each do not count.
+    """
     inputs = model_inputs(model, Batch(ids))
     logits, targets = model(**inputs.arguments).logits, inputs.targets
     if targets is None:
         logits, targets = logits[:, :-1], ids[:, 1:]
+    logits, targets = logits[:, skip:], targets[:, skip:]
     loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
     return loss.item(), int((targets != -100).sum())

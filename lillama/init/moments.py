@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lillama.algebra.moments import Moment
+from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_limit
 from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks, run_blocks
@@ -17,7 +17,6 @@ from lillama.model.surgery import matrix, owner
 from lillama.runtime import expert_matrices
 
 log = logging.getLogger(__name__)
-MOMENT_BYTES = 8 * 2**30
 # Of a linear: E[x x^T] [in, in]. Of fused experts: one an expert, of the tokens that are routed to it. Of an embedding:
 # how often each token occurs [V], the diagonal that is its second moment.
 InputMoment = Moment | list[Moment] | Tensor
@@ -29,19 +28,13 @@ def moment_groups(model: nn.Module, names: Sequence[str], limit: int = MOMENT_BY
     A 7B model's moments for all its matrices would take 65 GB. One matrix is the least there is: where the moments of
     all its experts are larger than the limit, that is said.
     """
-    groups: list[list[str]] = [[]]
-    held = 0
+    sizes = {}
     for name in names:
         weight = matrix(model, name)
-        size = 8 * weight.shape[-1] ** 2 * weight[..., 0, 0].numel()  # float64; sharing makes it less
-        if size > limit:
-            log.warning("feature start: the moments of %s alone take %.1f GB", name, size / 1e9)
-        if groups[-1] and held + size > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += size
-    return groups
+        sizes[name] = moment_bytes(weight.shape[-1]) * weight[..., 0, 0].numel()  # sharing makes it less
+        if sizes[name] > limit:
+            log.warning("feature start: the moments of %s alone take %.1f GB", name, sizes[name] / 1e9)
+    return within_limit(sizes, limit)
 
 
 def input_moments(

@@ -8,7 +8,7 @@ from torch import nn
 
 from lillama.errors import DivergedError
 from lillama.model.blocks import Blocks
-from lillama.model.surgery import student_blocks
+from lillama.model.surgery import blank_modules, student_blocks
 from lillama.runtime import LowRank
 
 
@@ -97,3 +97,13 @@ class Student:
             for name, parameter in block.named_parameters():
                 if not bool(parameter.isfinite().all()):
                     raise DivergedError(f"block {index}: {name} holds values that are not finite")
+
+
+@torch.no_grad()
+def random_student(teacher: nn.Module, ranks: Mapping[str, int]) -> Student:
+    """A student whose factors are normal numbers of a scale that keeps activations finite, drawn on the device."""
+    student = Student(teacher, blank_modules(teacher, ranks))
+    for parameter in student.factor_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return student

@@ -131,7 +131,8 @@ def test_an_embedding_without_counts_starts_by_svd():
     table = weight_of((40, 8)) * torch.arange(1, 9)  # singular values well apart
     own = embedding_factors(weight=table, counts=torch.zeros(40, dtype=torch.long), rank=3, floor=1e-7)
     svd = svd_factors(weight=table, rank=3)
-    torch.testing.assert_close(own.a @ own.b, svd.a @ svd.b, atol=1e-5, rtol=1e-4)
+    # By norm: a float32 decomposition is as exact as its largest singular value allows, entry by entry it is not.
+    assert float((own.a @ own.b - svd.a @ svd.b).norm()) < 1e-5 * float(table.norm())
 
 
 def test_factors_of_several_experts_are_those_of_each():

@@ -5,12 +5,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from lillama.bench.built import random_student
 from lillama.bench.engine import Engine
 from lillama.bench.needed import Settings, attention_flops, llama_like, needed_flops
 from lillama.bench.products import Layout, Recorder, Replay, total_flops
 from lillama.config import BlockwiseConfig, DistillConfig, Dtype, Inputs, LossConfig, ModelConfig, Train, Weights
 from lillama.model.load import load_model
+from lillama.model.student import random_student
 from lillama.model.targets import model_shape
 from tests.conftest import TINY_LLAMA
 

@@ -5,7 +5,7 @@ import torch
 
 from lillama.config import PerplexityConfig, Source
 from lillama.errors import ConfigError, DivergedError
-from lillama.evaluate.perplexity import perplexity, perplexity_ids
+from lillama.evaluate.perplexity import measured_text, perplexity
 
 IDS = torch.randint(4, 260, (75,), generator=torch.Generator().manual_seed(0))
 
@@ -51,12 +51,12 @@ def config(path, **options):
 def test_rows_are_joined_by_blank_lines_and_cut(tokenizer, tmp_path):
     file = tmp_path / "text.jsonl"
     file.write_text('{"text": "ab\\n"}\n{"text": ""}\n{"text": "cd"}\n')
-    assert tokenizer.decode(perplexity_ids(config(file), tokenizer)) == "ab\n\n\n\n\ncd"
-    assert tokenizer.decode(perplexity_ids(config(file, max_tokens=2), tokenizer)) == "ab"
+    assert tokenizer.decode(measured_text(config(file), tokenizer).ids) == "ab\n\n\n\n\ncd"
+    assert tokenizer.decode(measured_text(config(file, max_tokens=2), tokenizer).ids) == "ab"
 
 
 def test_a_text_of_one_token_is_refused(tokenizer, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("a")
     with pytest.raises(ConfigError, match="fewer than two tokens"):
-        perplexity_ids(config(file), tokenizer)
+        measured_text(config(file), tokenizer)

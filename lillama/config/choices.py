@@ -1,0 +1,206 @@
+"""The choices that a configuration has, each an enum: YAML and the command line spell a member's name."""
+
+from enum import Enum
+
+
+class Stage(Enum):
+    """What a run does, in this order."""
+
+    plan = "plan"
+    init = "init"
+    distill = "distill"
+    perplexity = "perplexity"
+    zero_shot = "zero_shot"  # the evaluation harness
+    throughput = "throughput"  # speed and memory of inference, dense and compressed in turn
+    wer = "wer"  # word error rate of a speech model
+    samples = "samples"  # generated texts
+    stable_rank = "stable_rank"  # of weights and of what they put out
+    bench = "bench"  # what the engine costs; not one of the stages that make a model
+
+
+MADE_BY_DEFAULT = (Stage.plan, Stage.init, Stage.distill, Stage.perplexity)
+
+
+MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.stable_rank)  # of a finished model
+
+
+class Weights(Enum):
+    """Where the weights come from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Task(Enum):
+    """What a model does, and so which of transformers' classes it is; ``auto`` reads it from the configuration."""
+
+    auto = "auto"
+    causal_lm = "causal_lm"
+    seq2seq_lm = "seq2seq_lm"  # encoder-decoders for text
+    speech_seq2seq = "speech_seq2seq"
+    masked_lm = "masked_lm"  # BERT-like encoders
+
+
+class Scope(Enum):
+    """Which side of an encoder-decoder is compressed."""
+
+    all = "all"
+    encoder = "encoder"
+    decoder = "decoder"
+
+
+class Dtype(Enum):
+    """The numbers that the model computes in; ``auto`` is bfloat16 on a GPU and float32 on a CPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Rounding(Enum):
+    """What ``uniform`` takes the fraction of."""
+
+    parameters = "parameters"  # the model shrinks by the asked amount
+    rank = "rank"  # the authors' code: a fraction of the largest rank that saves; the model shrinks by less
+
+
+class Inputs(Enum):
+    """Whose activations a student block is fed with while it learns."""
+
+    teacher = "teacher"  # Eq. 8
+    student = "student"  # Eq. 9
+    teacher_student = "teacher_student"  # Eq. 10
+
+
+class Distance(Enum):
+    """How far a student's output is from the teacher's."""
+
+    l1_cosine = "l1_cosine"  # Eq. 7
+    mse = "mse"
+    normalized_mse = "normalized_mse"
+
+
+class Reduction(Enum):
+    """How the distances of a batch's tokens become one number."""
+
+    mean = "mean"
+    sum = "sum"
+
+
+class Split(Enum):
+    """Which factor carries the singular values."""
+
+    us_v = "us_v"  # Eq. 2
+    symmetric = "symmetric"  # the authors' code
+
+
+class Source(Enum):
+    """Where text comes from."""
+
+    hub = "hub"
+    local = "local"
+    stdlib_docs = "stdlib_docs"
+    speech = "speech"  # a folder of sound files with their transcripts
+
+
+class Packing(Enum):
+    """How rows become blocks of ``seq_len`` tokens."""
+
+    packed = "packed"  # rows follow each other, nothing is padded but the very last block
+    padded = "padded"  # one row a block, cut at seq_len, the rest padded and masked
+
+
+class Order(Enum):
+    """In which order rows are taken."""
+
+    shuffled = "shuffled"
+    longest_first = "longest_first"
+    given = "given"
+
+
+class Template(Enum):
+    """How instruction and conversation rows become text."""
+
+    auto = "auto"  # the tokenizer's chat template, where it has one
+    none = "none"  # turns joined by blank lines
+
+
+class SystemTurns(Enum):
+    """What happens to the system turns of conversations."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+class Join(Enum):
+    """What stands between two rows of a packed stream."""
+
+    auto = "auto"  # blank_line for plain text, nothing after a chat template, eos otherwise
+    eos = "eos"
+    blank_line = "blank_line"
+    none = "none"
+
+
+class Train(Enum):
+    """Which parameters of a compressed block learn."""
+
+    factors = "factors"
+    block = "block"
+
+
+class LearningRate(Enum):
+    """The shape of the learning rate over a run."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Moments(Enum):
+    """The numbers that AdamW keeps its two moments in."""
+
+    float32 = "float32"  # those of the weights that learn: narrower where distill.master_weights is off
+    int8 = "int8"  # torchao's AdamW8bit
+
+
+class OutOfMemory(Enum):
+    """What happens when the device has no memory left for a step."""
+
+    stop = "stop"  # with a line that says which setting to lower
+    halve = "halve"  # half as many sequences at a time, from there on
+
+
+class Place(Enum):
+    """Where the blockwise schedule keeps the hidden states between two blocks."""
+
+    memory = "memory"  # the host's
+    disk = "disk"  # memory-mapped files in the run's folder
+
+
+class Parallel(Enum):
+    """What the processes of a torchrun share out; a single process does everything itself."""
+
+    data = "data"  # each its part of every batch; gradients are averaged
+    blocks = "blocks"  # each its part of the model; activations are passed on
+
+
+class Keep(Enum):
+    """Which weights of a block are kept."""
+
+    last = "last"
+    lowest_batch = "lowest_batch"  # the authors' code: those before the step with the lowest single-batch loss
+
+
+class Normalizer(Enum):
+    """How transcripts are made alike before their words are compared: both are Whisper's own."""
+
+    english = "english"
+    basic = "basic"  # any language
+
+
+class LoggerKind(Enum):
+    """Where metrics go while a run is under way."""
+
+    none = "none"
+    csv = "csv"
+    wandb = "wandb"

@@ -1,0 +1,111 @@
+"""The local updates, and what they are measured by."""
+
+import math
+from dataclasses import dataclass, field
+
+from lillama.config.choices import Keep, LearningRate, Moments, OutOfMemory, Place, Train
+from lillama.errors import POSITIVE, ConfigError, require
+
+
+@dataclass(kw_only=True, slots=True)
+class ScheduleConfig:
+    """In which order blocks learn; by itself, all at once from one stream of tokens (Section 4)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BlockwiseConfig(ScheduleConfig):
+    """A block to its end, then the next one, which sees what the compressed model then feeds it with.
+
+    ``heldout`` is the share of the sequences that no block learns from; after every pass over the others their loss is
+    taken, and a block stops once it has not fallen for ``patience`` passes (0: never) and keeps its best weights.
+    """
+
+    place: Place = Place.memory
+    heldout: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.heldout < 1, "distill.schedule.heldout", self.heldout, "a share, from 0 to below 1")
+        patience = self.patience
+        require(patience >= 0, "distill.schedule.patience", patience, "must not be negative")
+        needed = patience == 0 or self.heldout > 0
+        require(needed, "distill.schedule.patience", patience, "needs distill.schedule.heldout above 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class DistillConfig:
+    """The local updates: one AdamW for each compressed block.
+
+    ``batch_size`` sequences make one update; ``micro_batch`` of them are on the device at a time (null: all).
+    ``merge`` feeds a block with the teacher's and the student's inputs in one call.
+    """
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch_size: int = 8
+    micro_batch: int | None = None
+    on_oom: OutOfMemory = OutOfMemory.stop
+    merge: bool = True
+    compile: bool = False
+    epochs: int = 1
+    lr: float = 8.6e-4
+    lr_schedule: LearningRate = LearningRate.constant
+    warmup: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    moments: Moments = Moments.float32
+    clip_norm: float | None = None
+    train: Train = Train.factors
+    master_weights: bool = True
+    dropout: bool = False
+    mask_padding: bool = True
+    keep: Keep = Keep.last
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "distill.batch_size", self.batch_size, POSITIVE)
+        micro = self.micro_batch
+        require(micro is None or micro > 0, "distill.micro_batch", micro, "must be a positive integer, or null for all")
+        require(self.epochs > 0, "distill.epochs", self.epochs, POSITIVE)
+        require(0 < self.lr < math.inf, "distill.lr", self.lr, "must be positive and finite")
+        require(0 <= self.warmup < 1, "distill.warmup", self.warmup, "a fraction of the steps, from 0 to below 1")
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "distill.weight_decay", decay, "must be finite and not negative")
+        clip = self.clip_norm
+        require(
+            clip is None or 0 < clip < math.inf, "distill.clip_norm", clip, "must be positive, or null for no clipping"
+        )
+        blockwise = isinstance(self.schedule, BlockwiseConfig)
+        if blockwise and self.on_oom is OutOfMemory.halve:
+            raise ConfigError("distill.on_oom=halve: the blockwise schedule keeps its parts; set distill.micro_batch")
+        if blockwise and self.dropout:
+            raise ConfigError("distill.dropout=true: a block's inputs are computed once; use distill/schedule=joint")
+        held = isinstance(self.schedule, BlockwiseConfig) and self.schedule.heldout > 0
+        kept = not held or self.keep is Keep.last
+        require(kept, "distill.keep", self.keep.name, "the held-out loss says what is kept; use last")
+        legal = "two numbers from 0 to below 1"
+        require(all(0 <= beta < 1 for beta in self.betas), "distill.betas", self.betas, legal)
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchConfig:
+    """What the stage ``bench`` measures of a distillation with this configuration; its batch is ``distill``'s.
+
+    ``rounds`` are counted after ``warmup`` others, as far as ``seconds`` reach (the first is always made). ``blocks``
+    is how many of the plan's blocks learn, lowest first (null: all). ``literal`` measures the paper's method written
+    down literally beside the engine, and needs the whole model; without it a random model ends with its last
+    block that learns. ``project_tokens`` is the budget whose time is projected.
+    """
+
+    rounds: int = 5
+    warmup: int = 1
+    seconds: float = 600.0
+    blocks: int | None = None
+    literal: bool = True
+    project_tokens: int = 13_000_000
+
+    def __post_init__(self) -> None:
+        require(self.rounds > 0, "bench.rounds", self.rounds, POSITIVE)
+        require(self.warmup >= 0, "bench.warmup", self.warmup, "must not be negative")
+        require(0 < self.seconds < math.inf, "bench.seconds", self.seconds, "must be positive and finite")
+        blocks = self.blocks
+        require(blocks is None or blocks > 0, "bench.blocks", blocks, "must be a positive integer, or null for all")
+        require(self.project_tokens > 0, "bench.project_tokens", self.project_tokens, POSITIVE)

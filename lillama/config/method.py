@@ -1,0 +1,165 @@
+"""What is compressed and how: the model, the strategy, the start, the loss."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from lillama.config.choices import Distance, Dtype, Inputs, Reduction, Rounding, Scope, Split, Task, Weights
+from lillama.errors import POSITIVE, require
+
+
+@dataclass(kw_only=True, slots=True)
+class TargetsConfig:
+    """Which matrices may be replaced, by shell patterns: a module's name, or what comes after one of its dots.
+
+    ``include`` null is every linear and fused expert of the blocks but routers; the input embedding and the prediction
+    head, or a router, are replaced where a pattern names them. What ``exclude`` matches stays dense.
+    """
+
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package.
+
+    With ``offload`` the blocks stay in host memory, mapped from their files, and each is on the device, in the dtype of
+    the run, only while it is needed.
+    """
+
+    name: str = MISSING
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    task: Task = Task.auto
+    weights: Weights = Weights.pretrained
+    architecture: dict[str, Any] = field(default_factory=dict)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    dtype: Dtype = Dtype.auto
+    device: str = "auto"
+    offload: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.path is not None or bool(self.architecture),
+            "model.path",
+            self.path,
+            "give a Hub id, a local folder or a GGUF file, or an architecture with model.weights=random",
+        )
+        require(
+            self.weights is Weights.random or self.path is not None,
+            "model.weights",
+            self.weights.name,
+            "pretrained weights need model.path; the other choice is random",
+        )
+        known = self.device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", self.device) is not None
+        require(known, "model.device", self.device, "must be auto, cpu, cuda or cuda:N")
+
+
+@dataclass(kw_only=True, slots=True)
+class StrategyConfig:
+    """How small the model becomes: a reduction, or a parameter count (which wins where both are given)."""
+
+    reduction: float = 0.2
+    parameters: str | None = None
+    scope: Scope = Scope.all
+
+    def __post_init__(self) -> None:
+        require(0 < self.reduction < 1, "strategy.reduction", self.reduction, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
+class BottomConfig(StrategyConfig):
+    """Algorithm 1: the lowest layers first, with candidate ranks k, k + m, k + 2m, ..."""
+
+    k: int = 1024
+    m: int = 256
+
+    def __post_init__(self) -> None:
+        # Not super(): slots=True makes a new class, and the zero-argument form still holds the old one.
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.m > 0, "strategy.m", self.m, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class TopConfig(BottomConfig):
+    """Algorithm 1 with the layers in reverse."""
+
+
+@dataclass(kw_only=True, slots=True)
+class UniformConfig(StrategyConfig):
+    """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
+
+    k: int = 1
+    round_to: int = 1
+    fraction_of: Rounding = Rounding.parameters
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class RankConfig(StrategyConfig):
+    """The same rank for every matrix that it makes smaller; the reduction is what that comes to."""
+
+    rank: int = 1024
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.rank > 0, "strategy.rank", self.rank, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class PlanFileConfig(StrategyConfig):
+    """Replays the ranks of a saved ``plan.json``."""
+
+    file: str = MISSING
+
+
+@dataclass(kw_only=True, slots=True)
+class LossConfig:
+    """What a student block is fed with and how its output is compared."""
+
+    inputs: Inputs = MISSING
+    distance: Distance = Distance.l1_cosine
+    reduction: Reduction = Reduction.mean
+
+
+@dataclass(kw_only=True, slots=True)
+class InitConfig:
+    """Where the factors start; ``keep_bias=false`` drops the biases of replaced matrices, as the authors' code does."""
+
+    keep_bias: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
+class SvdConfig(InitConfig):
+    """The best rank-r matrix in the Frobenius norm (Eq. 2)."""
+
+    split: Split = Split.us_v
+
+
+@dataclass(kw_only=True, slots=True)
+class RandomConfig(InitConfig):
+    """Normal factors with standard deviation sqrt(1 / in_features) (Figure 5)."""
+
+    seed: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class FeatureConfig(InitConfig):
+    """The best rank-r map for the outputs on calibration tokens (Eq. 3)."""
+
+    tokens: int = 16384
+    floor: float = 1e-7
+
+    def __post_init__(self) -> None:
+        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
+        require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")

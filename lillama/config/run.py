@@ -1,0 +1,96 @@
+"""One run, whole: the groups together, where its metrics go, how often it is saved."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+from omegaconf import MISSING
+
+from lillama.config.choices import MADE_BY_DEFAULT, LoggerKind, OutOfMemory, Parallel, Stage, Weights
+from lillama.config.evaluate import EvaluateConfig
+from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
+from lillama.config.method import InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.text import DataConfig
+from lillama.errors import POSITIVE, ConfigError, require
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggerConfig:
+    """Where metrics go; ``mode`` null is offline where no W&B key is set."""
+
+    kind: LoggerKind = MISSING
+    project: str = "lillama"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    mode: str | None = None
+
+    def __post_init__(self) -> None:
+        legal = "must be online, offline, disabled, or null"
+        require(self.mode in (None, "online", "offline", "disabled"), "logger.mode", self.mode, legal)
+
+
+@dataclass(kw_only=True, slots=True)
+class SnapshotConfig:
+    """How often a distillation is saved so that the same command goes on with it; null: not by this measure.
+
+    ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
+    """
+
+    every_minutes: float | None = 5.0
+    every_steps: int | None = None
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        minutes, steps = self.every_minutes, self.every_steps
+        legal = "must be positive, or null"
+        require(minutes is None or 0 < minutes < math.inf, "snapshot.every_minutes", minutes, legal)
+        require(steps is None or steps > 0, "snapshot.every_steps", steps, legal)
+        require(self.keep > 0, "snapshot.keep", self.keep, POSITIVE)
+
+    @property
+    def off(self) -> bool:
+        """Whether none are made."""
+        return self.every_minutes is None and self.every_steps is None
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """One run, whole."""
+
+    name: str = "run"
+    stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
+    seed: int = 0
+    cache_dir: str = MISSING
+    cache_limit_gb: float = 20.0
+    progress: bool = True
+    save_checkpoint: bool = True
+    model: ModelConfig = MISSING
+    strategy: StrategyConfig = MISSING
+    loss: LossConfig = MISSING
+    init: InitConfig = MISSING
+    data: DataConfig = MISSING
+    distill: DistillConfig = MISSING
+    evaluate: EvaluateConfig = MISSING
+    logger: LoggerConfig = MISSING
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    parallel: Parallel = Parallel.data
+
+    def __post_init__(self) -> None:
+        limit = self.cache_limit_gb
+        require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
+        require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
+        if Stage.distill in self.stages and Stage.init not in self.stages:
+            raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):
+            raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
+        if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:
+            raise ConfigError("distill.on_oom=halve: processes that share blocks share parts; set distill.micro_batch")
+
+    @property
+    def baseline(self) -> ModelConfig | None:
+        """The dense model that is measured beside a finished checkpoint, on the same device and in the same dtype."""
+        path = self.evaluate.baseline
+        if path is None:
+            return None
+        pretrained = Weights.pretrained
+        return replace(self.model, path=path, revision=None, tokenizer=None, weights=pretrained, architecture={})

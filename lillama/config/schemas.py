@@ -1,0 +1,72 @@
+"""The schemas by group, as Hydra is told of them, and a configuration as plain values."""
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from lillama.config.evaluate import (
+    EvaluateConfig,
+    PerplexityConfig,
+    SamplesConfig,
+    StableRankConfig,
+    ThroughputConfig,
+    WerConfig,
+    ZeroShotConfig,
+)
+from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
+from lillama.config.method import (
+    BottomConfig,
+    FeatureConfig,
+    LossConfig,
+    ModelConfig,
+    PlanFileConfig,
+    RandomConfig,
+    RankConfig,
+    SvdConfig,
+    TopConfig,
+    UniformConfig,
+)
+from lillama.config.run import LoggerConfig, RunConfig
+from lillama.config.text import DataConfig
+
+SCHEMAS: dict[str | None, dict[str, type]] = {
+    None: {"run_schema": RunConfig},
+    "model": {"model_schema": ModelConfig},
+    "strategy": {
+        "bottom_schema": BottomConfig,
+        "top_schema": TopConfig,
+        "uniform_schema": UniformConfig,
+        "rank_schema": RankConfig,
+        "plan_schema": PlanFileConfig,
+    },
+    "loss": {"loss_schema": LossConfig},
+    "init": {"svd_schema": SvdConfig, "random_schema": RandomConfig, "feature_schema": FeatureConfig},
+    "data": {"data_schema": DataConfig},
+    "distill": {"distill_schema": DistillConfig},
+    "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
+    "evaluate": {"evaluate_schema": EvaluateConfig},
+    "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
+    "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},
+    "evaluate/throughput": {"throughput_schema": ThroughputConfig},
+    "evaluate/wer": {"wer_schema": WerConfig},
+    "evaluate/samples": {"samples_schema": SamplesConfig},
+    "evaluate/stable_rank": {"stable_rank_schema": StableRankConfig},
+    "logger": {"logger_schema": LoggerConfig},
+    "bench": {"bench_schema": BenchConfig},
+}
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain values, enums by name: for YAML, JSON and hashes."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def register_schemas() -> None:
+    """Make the schemas known to Hydra; ``conf/`` names them in its defaults lists."""
+    store = ConfigStore.instance()
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=name, node=schema)

@@ -1,0 +1,50 @@
+"""Texts, and how calibration text becomes blocks of tokens."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from lillama.config.choices import Join, Order, Packing, Source, SystemTurns, Template
+from lillama.errors import require
+
+LARGEST_TOKEN_BUDGET = 10**12
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig:
+    """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
+
+    ``files`` are the only ones that are read of a Hub dataset, by pattern.
+    """
+
+    source: Source = MISSING
+    path: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    files: str | None = None
+    revision: str | None = None
+
+    def check(self, key: str) -> None:
+        """Raise where the source needs a path and has none."""
+        needed = self.source is not Source.stdlib_docs
+        require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig(TextConfig):
+    """Calibration text and how it becomes blocks of tokens."""
+
+    tokens: int = 65536
+    seq_len: int = 512
+    packing: Packing = Packing.packed
+    order: Order = Order.shuffled
+    template: Template = Template.auto
+    system: SystemTurns = SystemTurns.keep
+    join: Join = Join.auto
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        TextConfig.check(self, "data")
+        legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}"
+        require(0 < self.tokens <= LARGEST_TOKEN_BUDGET, "data.tokens", self.tokens, legal)
+        require(self.seq_len > 1, "data.seq_len", self.seq_len, "must be at least 2")

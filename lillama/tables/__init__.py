@@ -1,0 +1,26 @@
+"""What was measured, as markdown tables for a terminal and a report: a module a stage. Needs no torch."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lillama.config import Stage
+from lillama.tables.samples import samples_table
+from lillama.tables.stable_rank import stable_rank_table
+from lillama.tables.throughput import throughput_table
+from lillama.tables.wer import wer_table
+from lillama.tables.zero_shot import zero_shot_table
+
+Measured = Mapping[str, Any]  # a stage's part of ``results.json``: by role, dense and compressed, what was found
+
+TABLES: dict[str, Callable[[Measured], str]] = {
+    Stage.zero_shot.name: zero_shot_table,
+    Stage.throughput.name: throughput_table,
+    Stage.wer.name: wer_table,
+    Stage.samples.name: samples_table,
+    Stage.stable_rank.name: stable_rank_table,
+}
+
+
+def measured_tables(measured: Mapping[str, Measured]) -> list[str]:
+    """A table for every stage that has measured something, each under its name."""
+    return [f"{stage.replace('_', ' ')}\n\n{TABLES[stage](found)}" for stage, found in measured.items() if found]
