@@ -110,7 +110,7 @@ def _add_outputs(blocks: Blocks, found: Ranks, batches: Sequence[Tensor], *, pro
 
 
 def _observe(blocks: Blocks, names: Collection[str], ids: Tensor, see: Callable[[str, Tensor], None]) -> None:
-    """Run a batch [b, t] through all blocks; ``see`` is told what the named modules put out, as far as they are called."""
+    """Run a batch [b, t] through all blocks; ``see`` is told what the named modules that are called put out."""
 
     def tell(name: str) -> Callable[..., None]:
         return lambda module, args, output: see(name, hidden_states(output))
