@@ -19,7 +19,7 @@ from lillama.cells import cell_name
 from lillama.config import RunConfig, Stage, register_schemas
 from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
 from lillama.pipeline import run
-from lillama.report import plan_table, summary
+from lillama.report.summary import plan_table, summary
 from lillama.results import read_json
 
 log = logging.getLogger(__name__)

@@ -26,13 +26,10 @@ WITHOUT_TORCH = [
     "errors.py",
     "provenance.py",
     "results.py",
-    "report.py",
+    *(f"report/{path.name}" for path in sorted((ROOT / "lillama" / "report").glob("*.py"))),
     "cells.py",
     "spread.py",
-    *(
-        f"tables/{name}.py"
-        for name in ("__init__", "markdown", "zero_shot", "throughput", "wer", "samples", "stable_rank")
-    ),
+    *(f"tables/{path.name}" for path in sorted((ROOT / "lillama" / "tables").glob("*.py"))),
     "cache/store.py",
     "cache/entries.py",
 ]

@@ -17,7 +17,7 @@ from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 from lillama.record import alone, following
-from lillama.report import main as report
+from lillama.report.__main__ import main as report
 from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lillama.bench.figure import draw_sweep
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
-from lillama.report import cells, tell_open_cells
+from lillama.report.cells import cells, tell_open_cells
 from lillama.spread import shown
 
 FIGURE = "bench.png"

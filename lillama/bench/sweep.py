@@ -7,8 +7,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lillama.report import Cell, table, varying
+from lillama.report.cells import Cell, varying
 from lillama.spread import shown, spread
+from lillama.tables.markdown import table
 
 GIBI, TERA = 2**30, 1e12
 Figure = Callable[[Mapping[str, Any]], Any]

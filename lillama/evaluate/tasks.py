@@ -93,15 +93,18 @@ def task_manager() -> Any:
 def quiet_harness() -> Iterator[None]:
     """The harness without the lines and bars of every step of its own; the requests to a model keep theirs."""
     import datasets
+    import lm_eval.api.task as questions
 
     loggers = {name: logging.getLogger(name) for name in ("lm_eval", "httpx", "datasets")}
     before = {name: logger.level for name, logger in loggers.items()}
     for logger in loggers.values():
         logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    bar, questions.tqdm = questions.tqdm, functools.partial(questions.tqdm, disable=True)  # it has no switch
     try:
         yield
     finally:
+        questions.tqdm = bar
         datasets.enable_progress_bars()
         for name, logger in loggers.items():
             logger.setLevel(before[name])

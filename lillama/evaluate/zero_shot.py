@@ -128,6 +128,9 @@ def _language_model(model: Any, tokenizer: Any, config: ZeroShotConfig, *, progr
     class Checked(HFLM):
         """Without progress bars where the run wants none, and without a score where a likelihood is not finite."""
 
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not progress)
+
         def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **options: Any) -> Any:
             found = super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm or not progress, **options)
             for number, (likelihood, _) in enumerate(found):

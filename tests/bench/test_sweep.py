@@ -6,7 +6,7 @@ import pytest
 
 from lillama.bench.__main__ import main
 from lillama.bench.sweep import bench_table, growth, paper_minutes
-from lillama.report import Cell, cells
+from lillama.report.cells import Cell, cells
 from tests.conftest import ROOT
 
 PAPER = ROOT / "experiments" / "paper" / "table09.csv"

@@ -30,6 +30,41 @@ def test_it_is_the_fields_definition_with_every_token_counted(tiny_model, seq_le
     assert found == pytest.approx(by_hand(tiny_model, IDS, seq_len), rel=1e-5)
 
 
+@torch.no_grad()
+def with_context(model, ids, seq_len, stride):
+    """Windows that overlap, another way: every token's probability from the window in which it first appears."""
+    surprise, seen = [], set()
+    for start in range(0, len(ids), stride):
+        window = ids[start : start + seq_len]
+        logs = model(window[None]).logits[0].double().log_softmax(-1)
+        for position in range(1, len(window)):
+            if start + position not in seen and (start == 0 or start + position >= seq_len):
+                seen.add(start + position)
+                surprise.append(-float(logs[position - 1, window[position]]))
+        if start + seq_len >= len(ids):
+            break
+    return math.exp(sum(surprise) / len(surprise)), len(surprise)
+
+
+@pytest.mark.parametrize("stride", [1, 7, 20, 24])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_overlapping_windows_count_every_token_but_the_first_once(tiny_model, stride, batch_size):
+    expected, count = with_context(tiny_model, IDS, 25, stride)
+    assert count == len(IDS) - 1
+    found = perplexity(tiny_model, IDS, seq_len=25, stride=stride, batch_size=batch_size)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_bits_per_byte_are_those_of_the_text(tokenizer, tmp_path):
+    (tmp_path / "text.txt").write_text("ab\u00e9cd")
+    text = measured_text(config(tmp_path / "text.txt"), tokenizer)
+    assert text.bytes == 6
+    assert text.bits_per_byte(2.0) == pytest.approx(len(text) / 6)
+    assert text.bits_per_byte(1.0) == 0
+    cut = measured_text(config(tmp_path / "text.txt", max_tokens=2), tokenizer)
+    assert (len(cut), cut.bytes) == (2, 2)
+
+
 def test_one_nan_weight_gives_an_error_and_no_number(tiny_model):
     with torch.no_grad():
         tiny_model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")

@@ -1,0 +1,1 @@
+"""Results as tables: of a run, of a sweep. Needs no torch."""

@@ -1,0 +1,84 @@
+"""The cells of a sweep: those that its ``multirun.yaml`` promises, and what became of each."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from lillama.cells import cell_name
+from lillama.results import read_result
+
+MISSING = "MISSING"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a sweep: its folder, what sets it apart, and its result if there is one."""
+
+    folder: Path
+    overrides: dict[str, str]
+    result: dict[str, Any] | None
+
+    @property
+    def status(self) -> str:
+        """``done``, or FAILED, INTERRUPTED, RUNNING, MISSING."""
+        status = MISSING if self.result is None else str(self.result["status"])
+        return status if status == "done" else status.upper()
+
+
+def cells(folder: Path) -> list[Cell]:
+    """The cells of a sweep's folder: those that its ``multirun.yaml`` promises, then any others that are there."""
+    promised = [(folder / cell_name(overrides), _as_dict(overrides)) for overrides in promised_overrides(folder)]
+    names = {path for path, _ in promised}
+    found = [Cell(path, overrides, read_result(path)) for path, overrides in promised]
+    for path in sorted(file.parent for file in folder.rglob("results.json") if file.parent not in names):
+        result = read_result(path)
+        if result is not None:
+            found.append(Cell(path, _as_dict(result["overrides"]) or {"folder": path.name}, result))
+    return found
+
+
+def promised_overrides(folder: Path) -> list[list[str]]:
+    """The overrides of every cell of the last sweep in a folder; none where there was no sweep."""
+    file = folder / "multirun.yaml"
+    if not file.is_file():
+        return []
+    hydra = OmegaConf.load(file).hydra
+    swept = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]  # an experiment's own
+    try:
+        parsed = OverridesParser.create().parse_overrides([*swept, *hydra.overrides.task])
+    except HydraException:  # a glob can only be expanded by the sweep itself
+        return []
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    return [list(job) for job in jobs]
+
+
+def all_overrides(found: Sequence[Cell]) -> list[str]:
+    """The keys that any cell overrides, in the order in which they come."""
+    return list(dict.fromkeys(key for cell in found for key in cell.overrides))
+
+
+def varying(found: Sequence[Cell]) -> list[str]:
+    """The overrides that are not the same in all cells."""
+    return [key for key in all_overrides(found) if len({cell.overrides.get(key) for cell in found}) > 1]
+
+
+def tell_open_cells(found: Sequence[Cell]) -> int:
+    """Name the cells that are not done, each with its reason; the exit status, 1 where there are any."""
+    left = [cell for cell in found if cell.status != "done"]
+    if left:
+        print(f"\n{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
+    for cell in left:
+        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
+        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
+    return 1 if left else 0
+
+
+def _as_dict(overrides: Sequence[str]) -> dict[str, str]:
+    return {key.lstrip("+~"): value for key, _, value in (override.partition("=") for override in overrides)}

@@ -1,0 +1,59 @@
+"""One run in tables for a terminal: what it cost and what it lost, and the ranks of its plan."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lillama.tables import measured_tables
+from lillama.tables.markdown import table
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What one run cost and what it lost, as tables for a terminal."""
+    overview = table(("", result["settings"]["model"]["name"]), list(_overview(result)))
+    return "\n\n".join([overview, *measured_tables(result["measured"])])
+
+
+def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    parameters, perplexity, reduction = result["parameters"], result["perplexity"], result["reduction"]
+    if parameters:
+        yield "parameters", " -> ".join(f"{count:,}" for count in parameters.values())
+    if reduction:
+        yield "reduction", f"{reduction['realised']:.2%} (requested {reduction['requested']:.2%})"
+        yield "matrices", f"{result['matrices']} in {result['blocks']} blocks"
+    for name, value in perplexity.items():
+        yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
+    if result["tokens"]:
+        yield "tokens", f"{result['tokens']:,}"
+    yield "seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in result["seconds"].items())
+    yield "peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"
+    if result["peak_device_memory"] is not None:
+        yield "peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"
+    if result["checkpoint"] is not None:
+        yield "checkpoint", result["checkpoint"]
+
+
+def plan_table(plan: dict[str, Any]) -> str:
+    """The ranks of a ``plan.json``: a table a stack, a row a block, a column a matrix; what is missing stays dense."""
+    stacks: dict[str, dict[str, dict[str, int]]] = {}
+    for name, rank in plan["ranks"].items():
+        stack, block, inner = place_of(name)
+        stacks.setdefault(stack, {}).setdefault(block, {})[inner] = rank
+    return "\n\n".join(_stack_table(stack, blocks) for stack, blocks in stacks.items())
+
+
+def _stack_table(stack: str, blocks: dict[str, dict[str, int]]) -> str:
+    matrices = list(dict.fromkeys(inner for ranks in blocks.values() for inner in ranks))
+    rows = [[index, *(str(ranks.get(inner, "dense")) for inner in matrices)] for index, ranks in blocks.items()]
+    return table([stack or "matrix", *matrices], rows)
+
+
+def place_of(name: str) -> tuple[str, str, str]:
+    """A matrix's stack, block and name: ``model.layers.3.mlp.fc1`` is ``model.layers``, ``3``, ``mlp.fc1``.
+
+    One outside of every stack (the embedding, the head) is ``""``, its name, ``rank``.
+    """
+    parts = name.split(".")
+    place = next((position for position, part in enumerate(parts) if part.isdigit()), None)
+    if place is None:
+        return "", name, "rank"
+    return ".".join(parts[:place]), parts[place], ".".join(parts[place + 1 :])

@@ -1,0 +1,58 @@
+"""The cells of a sweep in one table, and their generated texts side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lillama.report.cells import Cell, all_overrides, varying
+from lillama.results import flatten
+from lillama.tables.markdown import table
+from lillama.tables.samples import samples_page
+
+FIGURES = {
+    "parameters.compressed": "parameters",
+    "reduction.realised": "removed",
+    "perplexity.dense": "dense",
+    "perplexity.start": "start",
+    "perplexity.end": "end",
+    "tokens": "tokens",
+    "seconds.distill": "distil s",
+}
+
+
+def sweep_table(found: Sequence[Cell]) -> str:
+    """All cells as a markdown table: what sets each apart, its status and its figures."""
+    keys = varying(found) or all_overrides(found)
+    rows = [
+        [*(cell.overrides.get(key, "") for key in keys), cell.status, *_figures(cell.result or {})] for cell in found
+    ]
+    return table([*keys, "status", *FIGURES.values()], rows)
+
+
+def texts_side_by_side(found: Sequence[Cell]) -> str:
+    """The texts of all cells that wrote any: a column for each dense model, and one for each compressed one.
+
+    A model is named by what sets its cell apart, one that is alone by what was removed of it.
+    """
+    keys = varying(found)
+    columns: dict[str, Any] = {}
+    for cell in (cell for cell in found if cell.result is not None):
+        result: Any = cell.result
+        own = ", ".join(cell.overrides.get(key, "") for key in keys)
+        for role, figures in result["measured"].get("samples", {}).items():
+            label = role if role == "dense" else own or f"{result['reduction'].get('realised', 0):.0%} smaller"
+            if figures not in columns.values():  # a dense model beside each of several compressed ones
+                columns[f"{label} ({own})" if label in columns else label] = figures
+    return samples_page(columns) if columns else ""
+
+
+def _figures(result: dict[str, Any]) -> list[str]:
+    flat = flatten(result)
+    return [_shown(key, flat.get(key)) for key in FIGURES]
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key == "reduction.realised":
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
