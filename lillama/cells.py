@@ -10,11 +10,12 @@ LONGEST_READABLE = 100
 def cell_name(overrides: Sequence[str]) -> str:
     """A folder name for a list of overrides: readable, safe, and different for different overrides.
 
-    ``strategy.k=96 init=svd`` becomes ``k=96,init=svd-1f0c93a2``; the order of the overrides does not matter.
+    ``strategy.k=96 init=svd`` becomes ``init=svd,k=96-1f0c93a2``; the order of the overrides does not matter.
     """
     if not overrides:
         return "default"
+    overrides = sorted(overrides)
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, _, value in parts)
     safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_READABLE].strip("._")
-    return f"{safe}-{hashlib.sha256(chr(10).join(sorted(overrides)).encode()).hexdigest()[:8]}"
+    return f"{safe}-{hashlib.sha256(chr(10).join(overrides).encode()).hexdigest()[:8]}"

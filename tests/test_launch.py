@@ -23,7 +23,7 @@ def test_cell_names_are_safe_and_differ_where_the_overrides_do(first, second):
 
 
 def test_a_cell_name_is_readable():
-    assert cell_name(["strategy.k=96", "init=svd"]).startswith("k=96,init=svd-")
+    assert cell_name(["strategy.k=96", "init=svd"]).startswith("init=svd,k=96-")
     assert cell_name([]) == "default"
 
 
