@@ -15,24 +15,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.cells import cell_name
-from lillama.config import RunConfig, Stage, register_schemas
+from lillama.compose import set_up
+from lillama.config import RunConfig, Stage
 from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
 from lillama.pipeline import run
 from lillama.report.summary import plan_table, summary
 from lillama.results import read_json
 
+__all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
 PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
-
-
-def set_up() -> None:
-    """Everything Hydra must know before it composes; a second call does nothing."""
-    register_schemas()
-    OmegaConf.register_new_resolver("cell", cell_name, replace=True)
 
 
 class Session:

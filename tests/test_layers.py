@@ -12,7 +12,7 @@ FLOORS = [
     {"errors", "version"},
     {"preempt"},
     {"config", "provenance", "results", "cells", "cache", "spread"},
-    {"algebra", "runtime", "tables"},
+    {"algebra", "runtime", "tables", "compose"},
     {"model", "machine", "data.rows"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
@@ -23,6 +23,7 @@ FLOORS = [
 ]
 WITHOUT_TORCH = [
     *(f"config/{path.name}" for path in sorted((ROOT / "lillama" / "config").glob("*.py"))),
+    "compose.py",
     "errors.py",
     "provenance.py",
     "results.py",

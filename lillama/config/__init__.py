@@ -43,6 +43,7 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
+from lillama.config.experiment import ExperimentConfig, TableConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -76,6 +77,7 @@ __all__ = [
     "DistillConfig",
     "Dtype",
     "EvaluateConfig",
+    "ExperimentConfig",
     "FeatureConfig",
     "InitConfig",
     "Inputs",
@@ -111,6 +113,7 @@ __all__ = [
     "StrategyConfig",
     "SvdConfig",
     "SystemTurns",
+    "TableConfig",
     "TargetsConfig",
     "Task",
     "Template",

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from lillama.config.choices import MADE_BY_DEFAULT, LoggerKind, OutOfMemory, Parallel, Stage, Weights
 from lillama.config.evaluate import EvaluateConfig
+from lillama.config.experiment import ExperimentConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.method import InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
@@ -57,6 +58,8 @@ class RunConfig:
     """One run, whole."""
 
     name: str = "run"
+    scale: str | None = None
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
     seed: int = 0
     cache_dir: str = MISSING

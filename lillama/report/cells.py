@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
+from lillama.compose import SCALE, set_up, sweep_cells
 from lillama.results import read_result
 
 MISSING = "MISSING"
@@ -49,14 +48,15 @@ def promised_overrides(folder: Path) -> list[list[str]]:
     file = folder / "multirun.yaml"
     if not file.is_file():
         return []
-    hydra = OmegaConf.load(file).hydra
-    swept = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]  # an experiment's own
+    set_up()
+    whole = OmegaConf.load(file)
+    assert isinstance(whole, DictConfig)
+    task = list(whole.hydra.overrides.task)
+    whole.scale = next((word.partition("=")[2] for word in task if word.startswith("scale=")), SCALE)
     try:
-        parsed = OverridesParser.create().parse_overrides([*swept, *hydra.overrides.task])
+        return sweep_cells(whole, task)
     except HydraException:  # a glob can only be expanded by the sweep itself
         return []
-    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
-    return [list(job) for job in jobs]
 
 
 def all_overrides(found: Sequence[Cell]) -> list[str]:

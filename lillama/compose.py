@@ -1,0 +1,85 @@
+"""What Hydra must know before it composes, and an experiment's sweep without running it. Needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from lillama.cells import cell_name
+from lillama.config import ExperimentConfig, register_schemas
+from lillama.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+SCALE = "paper"  # where none is asked for
+CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
+
+
+def set_up() -> None:
+    """Schemas and resolvers; a second call does nothing."""
+    register_schemas()
+    OmegaConf.register_new_resolver("cell", cell_name, replace=True)
+    OmegaConf.register_new_resolver("at", at_scale, replace=True)
+
+
+def at_scale(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """What holds at the scale of the run: ``${at:{paper:1024,small:144}}``.
+
+    :raises ConfigError: for a scale that the experiment does not have.
+    """
+    scale = _root_.scale
+    if scale not in values:
+        raise ConfigError(f"scale={scale}: this experiment has {', '.join(values)}")
+    return values[scale]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """An experiment at a scale: its folder's name, its tables, and the overrides of every cell.
+
+    ``given`` is what a cell is where it overrides nothing: ``model`` and ``strategy.reduction``.
+    """
+
+    name: str
+    experiment: ExperimentConfig
+    cells: list[list[str]]
+    given: dict[str, str]
+
+
+def experiment_sweep(name: str, scale: str | None, overrides: Sequence[str] = ()) -> Sweep:
+    """What ``python run.py experiments=NAME scale=SCALE`` would run.
+
+    :raises ConfigError: for an experiment, or a scale of it, that there is not.
+    """
+    if name not in experiment_names():
+        raise ConfigError(f"experiments={name}: there is none; there are {', '.join(experiment_names())}")
+    set_up()
+    GlobalHydra.instance().clear()
+    words = [f"experiments={name}", *([f"scale={scale}"] if scale else []), *overrides]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        whole = compose("config", overrides=words, return_hydra_config=True)
+    experiment = OmegaConf.to_object(whole.experiment)
+    assert isinstance(experiment, ExperimentConfig)
+    given = {"model": whole.model.name, "reduction": str(whole.strategy.reduction)}
+    return Sweep(whole.name, experiment, sweep_cells(whole), given)
+
+
+def experiment_names() -> list[str]:
+    """All experiments."""
+    return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
+
+
+def sweep_cells(whole: DictConfig, task: Sequence[str] = ()) -> list[list[str]]:
+    """The overrides of every cell of a composed sweep; of a single run, one cell.
+
+    :param task: what was said on the command line beside what the experiment sweeps itself.
+    """
+    params = whole.hydra.sweeper.params or {}
+    parsed = OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *task])
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]

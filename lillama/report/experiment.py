@@ -1,0 +1,70 @@
+"""The cells of an experiment, run or not: from its folder of outputs, else from the results that came with the code."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lillama.compose import EXPERIMENTS, Sweep, experiment_names, experiment_sweep
+from lillama.errors import ConfigError
+from lillama.report.cells import Cell
+from lillama.report.entries import Table, make_table
+from lillama.results import read_json, read_result
+
+OUTPUTS, RESULTS = Path("outputs"), EXPERIMENTS / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where results lie: ``outputs`` of runs, a folder a cell; ``frozen`` ones, a JSON file a cell."""
+
+    outputs: Path = OUTPUTS
+    frozen: Path = RESULTS
+
+
+def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
+    """All tables of an experiment at a scale, whatever of it was run.
+
+    :raises ConfigError: for an experiment, or a scale of it, that there is not.
+    """
+    sweep = experiment_sweep(name, scale)
+    cells = experiment_cells(sweep, places)
+    return [make_table(table, own, scale, cells, sweep.given) for table, own in sweep.experiment.tables.items()]
+
+
+def experiment_of(table: str) -> str:
+    """The experiment that a table belongs to; an experiment's own name stands for itself.
+
+    :raises ConfigError: for a name that is neither.
+    """
+    if table in experiment_names():
+        return table
+    for name in experiment_names():
+        if table in experiment_sweep(name, None).experiment.tables:
+            return name
+    raise ConfigError(f"{table}: no such folder, experiment or table; there are {', '.join(experiment_names())}")
+
+
+def experiment_cells(sweep: Sweep, places: Places) -> list[Cell]:
+    """A cell for every one that the sweep has, with its newest result: one that is done before one that is not."""
+    results = list(_results(sweep.name, places))
+    found = []
+    for overrides in sweep.cells:
+        own = [(folder, result) for folder, result in results if set(overrides) <= set(result["overrides"])]
+        folder, result = max(own, key=_rank, default=(places.outputs / sweep.name, None))
+        found.append(Cell(folder, dict(word.partition("=")[::2] for word in overrides), result))
+    return found
+
+
+def _results(name: str, places: Places) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for file in sorted((places.outputs / name).glob("*/results.json")):
+        result = read_result(file.parent)
+        if result is not None:
+            yield file.parent, result
+    for file in sorted((places.frozen / name).glob("*.json")):
+        yield file.with_suffix(""), read_json(file)
+
+
+def _rank(found: tuple[Path, dict[str, Any]]) -> tuple[bool, str]:
+    result = found[1]
+    return result["status"] == "done", str(result["provenance"].get("started", ""))

@@ -1,0 +1,91 @@
+"""What a cell of a sweep is and what it found, in a shape that tables are cut from: a record a model, or a point."""
+
+import csv
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lillama.compose import EXPERIMENTS
+from lillama.report.cells import Cell
+
+DENSE, COMPRESSED = "dense", "compressed"
+NAMES = EXPERIMENTS / "paper" / "names.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One model of one cell: ``raw`` what was overridden, by the last part of the key; ``shown`` how a table says it.
+
+    ``figures`` is what was found of this model: ``zero_shot``, ``throughput``, ``parameters``, ``perplexity``, ...
+    """
+
+    cell: Cell
+    role: str
+    raw: Mapping[str, str]
+    shown: Mapping[str, str]
+    figures: Mapping[str, Any]
+
+
+def records(cell: Cell, given: Mapping[str, str], *, roles: list[str], along: str | None) -> Iterator[Record]:
+    """The records of a cell; of one without a result too, so that a table can say that it is missing.
+
+    :param given: what the cell is where it overrides nothing. :param along: the curve whose points have a row each.
+    """
+    own = {key.rpartition(".")[2]: value for key, value in cell.overrides.items()}
+    raw = {**given, **own}
+    for role in roles:
+        figures = _figures(cell.result or {}, role)
+        shown = _shown(raw, role)
+        if along is None:
+            yield Record(cell, role, raw, shown, figures)
+            continue
+        points = at(cell.result or {}, along) or [(None, None)]
+        for tokens, perplexity in points:
+            said = {**shown, "tokens": "-" if tokens is None else str(tokens)}
+            yield Record(cell, role, raw, said, {**figures, "tokens": tokens, "point": perplexity})
+
+
+def at(values: Any, path: str) -> Any:
+    """What lies at a dotted path; None where nothing does."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
+    measured = {stage: found.get(role) for stage, found in result.get("measured", {}).items()}
+    ratios = {
+        f"{stage}_ratios": found["ratios"] for stage, found in result.get("measured", {}).items() if "ratios" in found
+    }
+    perplexity = result.get("perplexity", {})
+    return {
+        **{
+            key: result.get(key)
+            for key in ("seconds", "peak_memory", "peak_device_memory", "tokens", "matrices", "blocks")
+        },
+        **measured,
+        **ratios,
+        "total_seconds": sum(result["seconds"].values()) if result.get("seconds") else None,
+        "parameters": result.get("parameters", {}).get(role),
+        "removed": result.get("reduction", {}).get("realised") if role == COMPRESSED else 0.0 if result else None,
+        "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
+        "finetune": result.get("finetune"),
+    }
+
+
+def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:
+    cut = "0%" if role == DENSE else f"{float(raw['reduction']):.0%}"
+    tuned = " FT" if "finetune" in raw.get("stages", "") else ""
+    return {**raw, "model": printed_name(raw["model"]), "reduction": cut, "ft": tuned, "role": role}
+
+
+def printed_name(model: str) -> str:
+    """How the paper prints a model's name; others are called as their option is."""
+    return _names().get(model, model)
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    with NAMES.open(newline="", encoding="utf-8") as opened:
+        return {row["model"]: row["printed"] for row in csv.DictReader(opened)}
