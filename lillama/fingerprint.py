@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, plain
+from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, domain_key, plain
 from lillama.data.sources import source_identity
 from lillama.errors import ConfigError
 from lillama.model.load import model_identity
@@ -10,7 +10,7 @@ from lillama.provenance import digest, path_digest, readable_digest
 from lillama.version import __version__
 
 WITHOUT_EFFECT = (
-    *("name", "scale", "experiment", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
+    *("name", "scale", "ranks", "experiment", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
     *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
 )
 # Likewise to rounding: how a step is fitted into the memory that there is.
@@ -35,6 +35,8 @@ def run_fingerprint(config: RunConfig) -> str:
         del values["evaluate"][measure.name]
     for place in (values["model"], values["data"], values["evaluate"]["perplexity"], values["evaluate"].get("wer", {})):
         place["path"] = None
+    for own in values["evaluate"].get("domains", {}).get("texts", {}).values():
+        own["path"] = None
     values["evaluate"]["tasks_dir"] = values["evaluate"]["baseline"] = None
     values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
@@ -60,8 +62,10 @@ def _measured_on(config: RunConfig) -> list[str | None]:
         else None
     )
     speech = source_identity(evaluate.wer, "evaluate.wer") if Stage.wer in config.stages else None
+    texts = evaluate.domains.texts if Stage.domains in config.stages else {}
+    domains = [source_identity(own, domain_key(name)) for name, own in texts.items()]
     baseline = config.baseline
-    return [tasks, speech, None if baseline is None else model_identity(baseline)]
+    return [tasks, speech, *domains, None if baseline is None else model_identity(baseline)]
 
 
 def _plan_digest(strategy: PlanFileConfig) -> str:

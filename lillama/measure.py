@@ -153,9 +153,29 @@ def _stable_rank(measurement: Measurement, model: nn.Module, role: str) -> Figur
     return found
 
 
+def _domains(measurement: Measurement, model: nn.Module, role: str) -> Figures:
+    config, texts = measurement.config, measurement.inputs.domains
+    assert texts is not None
+    found = {}
+    for name, text in texts.items():
+        own = config.evaluate.domains.texts[name]
+        value = perplexity(
+            model,
+            text.ids,
+            seq_len=own.seq_len,
+            stride=own.stride,
+            batch_size=own.batch_size,
+            desc=name,
+            progress=config.progress,
+        )
+        found[name] = {"perplexity": value, "bits_per_byte": text.bits_per_byte(value), "tokens": len(text)}
+    return found
+
+
 EACH: Mapping[Stage, Callable[[Measurement, nn.Module, str], Figures]] = {
     Stage.zero_shot: _zero_shot,
     Stage.wer: _wer,
     Stage.samples: _samples,
     Stage.stable_rank: _stable_rank,
+    Stage.domains: _domains,
 }

@@ -1,13 +1,13 @@
 """All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
-from lillama.config import Dtype, FeatureConfig, Moments, RunConfig, Source, Stage, Task
+from lillama.config import DomainsConfig, Dtype, FeatureConfig, Moments, RunConfig, Source, Stage, Task, domain_key
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
@@ -23,20 +23,26 @@ from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
 
 READ_TEXT = {Stage.perplexity, Stage.throughput, Stage.stable_rank}
-OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples}  # stages that a model without next tokens of text cannot run
+OF_TEXT = {
+    *READ_TEXT,
+    Stage.zero_shot,
+    Stage.samples,
+    Stage.domains,
+}  # stages that a model without next tokens of text cannot run
 PLANNED = {Stage.plan, Stage.init, Stage.bench}
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The tokenizer, and what no stage needs is None: calibration tokens, the text that perplexity, speed and stable
-    ranks are measured on, the harness's tasks, speech with its transcripts."""
+    ranks are measured on, the harness's tasks, speech with its transcripts, texts of several kinds."""
 
     tokenizer: Any
     data: Calibration | None = None
     text: MeasuredText | None = None
     tasks: Tasks | None = None
     speech: Sequence[Utterance] | None = None
+    domains: Mapping[str, MeasuredText] | None = None
 
 
 def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
@@ -72,7 +78,12 @@ def prepare_inputs(config: RunConfig) -> Inputs:
         text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
+        domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
+
+
+def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
+    return {name: measured_text(own, tokenizer, domain_key(name)) for name, own in config.texts.items()}
 
 
 def cache_of(config: RunConfig) -> Path:

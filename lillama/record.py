@@ -34,6 +34,7 @@ ROOM = {  # how a stage needs less of the device
     "zero_shot": "lower evaluate.zero_shot.batch_size, or set model.offload=true",
     "wer": "lower evaluate.wer.batch_size",
     "throughput": "lower evaluate.throughput.batch_size or .lengths",
+    "domains": "lower evaluate.domains.texts.NAME.batch_size or .seq_len",
     "stable_rank": "lower evaluate.stable_rank.batch_size or .seq_len",
 }
 STABLE_RANK_CHART = "stable_rank.png"

@@ -35,6 +35,7 @@ from lillama.config.choices import (
     Weights,
 )
 from lillama.config.evaluate import (
+    DomainsConfig,
     EvaluateConfig,
     PerplexityConfig,
     SamplesConfig,
@@ -42,6 +43,7 @@ from lillama.config.evaluate import (
     ThroughputConfig,
     WerConfig,
     ZeroShotConfig,
+    domain_key,
 )
 from lillama.config.experiment import ExperimentConfig, TableConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
@@ -75,6 +77,7 @@ __all__ = [
     "DataConfig",
     "Distance",
     "DistillConfig",
+    "DomainsConfig",
     "Dtype",
     "EvaluateConfig",
     "ExperimentConfig",
@@ -125,6 +128,7 @@ __all__ = [
     "Weights",
     "WerConfig",
     "ZeroShotConfig",
+    "domain_key",
     "plain",
     "register_schemas",
 ]

@@ -15,13 +15,21 @@ class Stage(Enum):
     wer = "wer"  # word error rate of a speech model
     samples = "samples"  # generated texts
     stable_rank = "stable_rank"  # of weights and of what they put out
+    domains = "domains"  # perplexity on texts of several kinds
     bench = "bench"  # what the engine costs; not one of the stages that make a model
 
 
 MADE_BY_DEFAULT = (Stage.plan, Stage.init, Stage.distill, Stage.perplexity)
 
 
-MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.stable_rank)  # of a finished model
+MEASURES = (
+    Stage.zero_shot,
+    Stage.throughput,
+    Stage.wer,
+    Stage.samples,
+    Stage.stable_rank,
+    Stage.domains,
+)  # of a finished model
 
 
 class Weights(Enum):

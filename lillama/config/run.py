@@ -54,11 +54,20 @@ class SnapshotConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class RanksConfig:
+    """What ``strategy.k`` and ``strategy.m`` of Algorithm 1 are where nothing else is said; a scale says it."""
+
+    k: int = 1024
+    m: int = 256
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, whole."""
 
     name: str = "run"
     scale: str | None = None
+    ranks: RanksConfig = field(default_factory=RanksConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
     seed: int = 0

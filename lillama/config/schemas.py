@@ -6,6 +6,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from lillama.config.evaluate import (
+    DomainsConfig,
     EvaluateConfig,
     PerplexityConfig,
     SamplesConfig,
@@ -52,6 +53,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "evaluate/wer": {"wer_schema": WerConfig},
     "evaluate/samples": {"samples_schema": SamplesConfig},
     "evaluate/stable_rank": {"stable_rank_schema": StableRankConfig},
+    "evaluate/domains": {"domains_schema": DomainsConfig},
     "logger": {"logger_schema": LoggerConfig},
     "bench": {"bench_schema": BenchConfig},
 }

@@ -14,7 +14,7 @@ LARGEST_TOKEN_BUDGET = 10**12
 class TextConfig:
     """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
 
-    ``files`` are the only ones that are read of a Hub dataset, by pattern.
+    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern.
     """
 
     source: Source = MISSING

@@ -9,7 +9,8 @@ from lillama.report.cells import Cell
 from lillama.report.paper import Printed, as_number, printed_table, recomputed_mean
 from lillama.report.records import Record, at, records
 
-MEASURED, OOM, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "paper only", "no figure"
+MEASURED, OOM, NOT_RUN, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "not run", "paper only", "no figure"
+WORDS = "words"
 UNITS = {"percent": 100.0, "minutes": 1 / 60, "GB": 1e-9, "billion": 1e-9, "million": 1e-6, "thousand": 1e-3, "": 1.0}
 
 
@@ -18,8 +19,9 @@ class Entry:
     """One cell of a table.
 
     ``paper`` is what the paper prints, ``value`` what was measured, in the same unit, with its standard error or its
-    lowest and highest. ``status`` is ``measured``, ``MISSING``, ``FAILED``, ``OOM``, ..., or ``paper only`` for a row
-    that is not run at this scale. ``source`` says where a figure comes from.
+    lowest and highest; ``text`` is what was found where that is words. ``status`` is ``measured``, ``MISSING``,
+    ``FAILED``, ``OOM``, ..., or ``paper only`` for what is not run at this scale. ``source`` says where a figure comes
+    from.
     """
 
     row: tuple[str, ...]
@@ -27,6 +29,7 @@ class Entry:
     status: str
     paper: str | None = None
     value: float | None = None
+    text: str | None = None
     stderr: float | None = None
     spread: tuple[float, float] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +43,7 @@ class Entry:
     @property
     def open(self) -> bool:
         """Whether something that should be measured is not."""
-        return self.status not in (MEASURED, OOM, PAPER_ONLY)
+        return self.status not in (MEASURED, OOM, NOT_RUN, PAPER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]
     found: dict[tuple[tuple[str, ...], str], Entry] = {}
     for cell in cells:
         for record in records(cell, given, roles=config.roles, along=config.along):
-            row = {header: words.format_map(record.shown) for header, words in config.rows.items()}
+            row = {header: _named(words.format_map(record.shown), config) for header, words in config.rows.items()}
             beside = printed.find(row, config.nearest) or {}
             for entry in _entries(record, config, tuple(row.values()), beside):
                 known = found.get((entry.row, entry.column))
@@ -81,22 +84,32 @@ def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]
     return Table(name, config, scale, [*found.values(), *_paper_only(config, printed, found)], _notes(config, printed))
 
 
+def _named(words: str, config: TableConfig) -> str:
+    return config.names.get(words, words)
+
+
 def _entries(record: Record, config: TableConfig, row: tuple[str, ...], beside: Mapping[str, str]) -> Iterator[Entry]:
     for column, what in config.columns.items():
-        path = config.value if isinstance(what, Mapping) else what
+        path, printed = config.value if isinstance(what, Mapping) else what, beside.get(column) or None
+        if what is None:
+            yield Entry(row=row, column=column, status=PAPER_ONLY, paper=printed)
+            continue
         if isinstance(what, Mapping) and any(record.raw.get(key) != str(words) for key, words in what.items()):
             continue
         assert path is not None
-        yield _entry(record, path, row=row, column=column, paper=beside.get(column) or None)
+        yield _entry(record, path, row=row, column=column, paper=printed)
 
 
 def _entry(record: Record, path: str, *, row: tuple[str, ...], column: str, paper: str | None) -> Entry:
     place, _, unit = (part.strip() for part in path.partition("|"))
-    found, factor = at(record.figures, place), UNITS[unit]
+    found, factor = at(record.figures, place), UNITS.get(unit, 1.0)
+    words = unit == WORDS and isinstance(found, str)
     known: dict[str, Any] = {"row": row, "column": column, "paper": paper, "source": _source(record.cell)}
     if isinstance(found, Mapping):  # repeated measurements
         low, high = sorted((factor * found["lowest"], factor * found["highest"]))
         return Entry(**known, status=MEASURED, value=factor * found["median"], spread=(low, high))
+    if words:
+        return Entry(**known, status=MEASURED, text=found)
     if isinstance(found, str):  # "OOM", "not run"
         return Entry(**known, status=found)
     if found is None:
