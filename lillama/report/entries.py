@@ -42,8 +42,8 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """Whether something that should be measured is not."""
-        return self.status not in (MEASURED, OOM, NOT_RUN, PAPER_ONLY)
+        """Whether something is left to run; a cell that is done and has no such figure will not get one."""
+        return self.status not in (MEASURED, OOM, NOT_RUN, NO_FIGURE, PAPER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from lillama.compose import EXPERIMENTS
 from lillama.report.cells import Cell
 
 DENSE, COMPRESSED = "dense", "compressed"
+OWN = "own"  # whichever the cell is about
+TUNED = {"full": " FT", "lora": " LoRA"}
 MAKING = ("plan", "load", "data", "init", "distill")
 NAMES = EXPERIMENTS / "paper" / "names.csv"
 
@@ -62,6 +64,8 @@ def at(values: Any, path: str) -> Any:
 
 
 def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
+    if role == OWN:
+        role = COMPRESSED if COMPRESSED in result.get("parameters", {}) else DENSE
     measured = {stage: found.get(role) for stage, found in result.get("measured", {}).items()}
     ratios = {
         f"{stage}_ratios": found["ratios"] for stage, found in result.get("measured", {}).items() if "ratios" in found
@@ -87,9 +91,17 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
 
 def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:
     cut = "0%" if role == DENSE else f"{float(raw['reduction']):.0%}"
-    beside = "" if role == DENSE else f" {cut}"
-    made = "distilled" if "distill" in raw.get("stages", "distill") else "start only"
-    return {**raw, "model": printed_name(raw["model"]), "reduction": cut, "cut": beside, "role": role, "made": made}
+    steps = raw.get("stages", "").strip("[]").replace(" ", "")
+    own = {
+        "model": printed_name(raw["model"]),
+        "role": role,
+        "reduction": cut,
+        "cut": "" if role == DENSE else f" {cut}",
+        "tuned": TUNED.get(raw.get("finetune", ""), "") if role != DENSE else "",
+        "steps": steps,
+        "made": "distilled" if "distill" in (steps or "distill") else "start only",
+    }
+    return {**raw, **own}
 
 
 def printed_name(model: str) -> str:
