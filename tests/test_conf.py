@@ -89,7 +89,7 @@ def test_early_stopping_needs_held_out_text():
         composed("distill/schedule=blockwise", "distill.schedule.heldout=0.1", "distill.keep=lowest_batch")
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "bottom", "top"])
+@pytest.mark.parametrize("strategy", ["uniform", "bottom", "top", "middle_out", "mixed"])
 def test_the_smallest_rank_is_a_key_of_every_strategy(strategy):
     """So that one sweep over k fits all of them."""
     assert composed(f"strategy={strategy}", "strategy.k=96").strategy.k == 96

@@ -92,6 +92,16 @@ class TopConfig(BottomConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class MiddleOutConfig(BottomConfig):
+    """Algorithm 1 from the middle layer outward."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MixedConfig(BottomConfig):
+    """Algorithm 1 from both ends in turn."""
+
+
+@dataclass(kw_only=True, slots=True)
 class UniformConfig(StrategyConfig):
     """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
 

@@ -19,6 +19,8 @@ from lillama.config.method import (
     BottomConfig,
     FeatureConfig,
     LossConfig,
+    MiddleOutConfig,
+    MixedConfig,
     ModelConfig,
     PlanFileConfig,
     RandomConfig,
@@ -36,6 +38,8 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "strategy": {
         "bottom_schema": BottomConfig,
         "top_schema": TopConfig,
+        "middle_out_schema": MiddleOutConfig,
+        "mixed_schema": MixedConfig,
         "uniform_schema": UniformConfig,
         "rank_schema": RankConfig,
         "plan_schema": PlanFileConfig,

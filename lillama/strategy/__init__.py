@@ -3,10 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from lillama.config import BottomConfig, PlanFileConfig, RankConfig, StrategyConfig, TopConfig, UniformConfig
+from lillama.config import (
+    BottomConfig,
+    MiddleOutConfig,
+    MixedConfig,
+    PlanFileConfig,
+    RankConfig,
+    StrategyConfig,
+    TopConfig,
+    UniformConfig,
+)
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.bottom import plan_bottom
+from lillama.strategy.middle_out import plan_middle_out
+from lillama.strategy.mixed import plan_mixed
 from lillama.strategy.plan import RankPlan, plan_file
 from lillama.strategy.rank import plan_rank
 from lillama.strategy.top import plan_top
@@ -15,6 +26,8 @@ from lillama.strategy.uniform import plan_uniform
 PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]] = {
     BottomConfig: plan_bottom,
     TopConfig: plan_top,
+    MiddleOutConfig: plan_middle_out,
+    MixedConfig: plan_mixed,
     UniformConfig: plan_uniform,
     RankConfig: plan_rank,
     PlanFileConfig: plan_file,
