@@ -8,6 +8,7 @@ when ``run.py`` turns the composed configuration into these dataclasses.
 from lillama.config.choices import (
     MADE_BY_DEFAULT,
     MEASURES,
+    PLANNED,
     Distance,
     Dtype,
     Inputs,
@@ -32,6 +33,7 @@ from lillama.config.choices import (
     Task,
     Template,
     Train,
+    Weighting,
     Weights,
 )
 from lillama.config.evaluate import (
@@ -55,6 +57,7 @@ from lillama.config.method import (
     PlanFileConfig,
     RandomConfig,
     RankConfig,
+    SpectrumConfig,
     StrategyConfig,
     SvdConfig,
     TargetsConfig,
@@ -69,6 +72,7 @@ __all__ = [
     "LARGEST_TOKEN_BUDGET",
     "MADE_BY_DEFAULT",
     "MEASURES",
+    "PLANNED",
     "SCHEMAS",
     "BenchConfig",
     "BlockwiseConfig",
@@ -109,6 +113,7 @@ __all__ = [
     "Scope",
     "SnapshotConfig",
     "Source",
+    "SpectrumConfig",
     "Split",
     "StableRankConfig",
     "Stage",
@@ -123,6 +128,7 @@ __all__ = [
     "TopConfig",
     "Train",
     "UniformConfig",
+    "Weighting",
     "Weights",
     "WerConfig",
     "ZeroShotConfig",
