@@ -69,7 +69,7 @@ def compress(
     :param tokens: how many calibration tokens are used; None for all that the texts hold.
     :param seq_len: tokens of one calibration sequence.
     :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``uniform``, for
-        instance ``BottomConfig(reduction=0.2)``; its own ``reduction`` counts then.
+        instance ``BottomConfig(reduction=0.2)`` or ``SpectrumConfig``; its own ``reduction`` counts then.
     :param init, loss, distill, data: the other configurations of a run, where the recommended ones are not wanted.
     :param seed: of torch's random numbers.
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
