@@ -45,9 +45,11 @@ def run_fingerprint(config: RunConfig) -> str:
 def _contents(config: RunConfig) -> list[str | None]:
     strategy = config.strategy
     plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
-    if set(config.stages) == {Stage.plan}:
+    if set(config.stages) == {Stage.plan} and not config.calibrates:
         # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
         return [plan, None if config.model.architecture else model_identity(config.model)]
+    if set(config.stages) == {Stage.plan}:
+        return [plan, model_identity(config.model), source_identity(config.data, "data")]
     perplexity = config.evaluate.perplexity
     texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
     return [plan, model_identity(config.model), *texts, *_measured_on(config)]

@@ -14,25 +14,26 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, RunConfig, Stage
+from lillama.config import MEASURES, PLANNED, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
-from lillama.init import factor_cache, start_factors
+from lillama.init import start_factors
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
 from lillama.model.card import model_card
 from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import load_model, resolve_device, show_progress
+from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.preempt import Preemption, listening
-from lillama.prepare import PLANNED, Inputs, cache_of, check_runnable, kept, prepare_inputs, prepare_plan
+from lillama.prepare import Inputs, check_runnable, prepare_plan
 from lillama.record import CHECKPOINT, SCRATCH, SNAPSHOTS, Record, alone, finished, following, recording, refuse
 from lillama.strategy.plan import RankPlan
+from lillama.supply import Supply
 
 log = logging.getLogger(__name__)
 
@@ -106,19 +107,18 @@ def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, 
 def run_stages(job: Job) -> None:
     """The plan first, then what the model is needed for."""
     config, record, plan = job.config, job.record, None
-    if PLANNED & set(config.stages):
+    supply = Supply(config, record)
+    if set(PLANNED) & set(config.stages):
         with record.stage("plan"):
-            plan = prepare_plan(config, record.folder)
+            plan = agreed_plan(job, supply)
         record.note_plan(plan)
     else:
         check_runnable(config)
     if set(config.stages) - {Stage.plan, Stage.bench}:
-        with record.stage("data"):
-            inputs = prepare_inputs(config)
-        record.note_data(inputs.data, inputs.text)
+        inputs = supply.inputs()
         torch.manual_seed(config.seed)
         if plan is not None and Stage.init in config.stages:
-            compress(job, plan, inputs)
+            compress(job, plan, supply)
         elif job.team.main:
             measure_checkpoint(Measurement(config, record, inputs), plan)
     if Stage.bench in config.stages and job.team.main:
@@ -127,22 +127,34 @@ def run_stages(job: Job) -> None:
             record.result.bench = bench(config, plan, record.folder)
 
 
-def compress(job: Job, plan: RankPlan, inputs: Inputs) -> None:
+def agreed_plan(job: Job, supply: Supply) -> RankPlan:
+    """The plan that every process goes by, and every part of a run that is cut short.
+
+    One from spectra is made by the main process alone: theirs differ in the last bits from device to device.
+    """
+    config, folder = job.config, job.record.folder
+    if job.start is not None and "plan" in job.start.note:  # older snapshots lack it
+        return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
+    if not config.strategy.from_spectra:
+        return prepare_plan(config, folder)
+    return job.team.told(prepare_plan(config, folder, spectra=supply.spectra) if job.team.main else None)
+
+
+def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     """The model made smaller, measured, saved, measured as it is saved."""
     config, record, start = job.config, job.record, job.start
-    with record.stage("load"):
-        teacher = load_model(config.model, cache_of(config), seed=config.seed)
+    inputs, teacher = supply.inputs(), supply.take_teacher()
     measurement = Measurement(config, record, inputs)
     curve = make_curve(job, measurement)
     if start is None:
         curve.add_dense(teacher)
     with record.stage("init"):
-        student = first_student(job, teacher, plan, inputs)
+        student = first_student(job, teacher, plan, supply)
     if start is None:
         curve.add(student, tokens=0)
     if Stage.distill in config.stages:
         with record.stage("distill"):
-            distil(job, inputs, student, curve)
+            distil(job, plan, inputs, student, curve)
     curve.add(student, record.result.tokens)
     curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
     student.check_finite()
@@ -162,7 +174,7 @@ def finish(measurement: Measurement, plan: RankPlan, student: Student) -> None:
     measurement.each(compressed, COMPRESSED)
 
 
-def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) -> Student:
+def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> Student:
     """The student before it learns; its factors are still blank where a snapshot will fill them.
 
     The main process of a team makes the factors for all.
@@ -171,8 +183,8 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) 
     if job.start is not None:
         return Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
     if job.team.main:
-        known = factor_cache(kept(config), config.model, teacher, seed=config.seed)
-        made = start_factors(teacher, plan.ranks, inputs.data, config.init, cache=known, progress=config.progress)
+        data, known = supply.inputs().data, supply.factors(teacher)
+        made = start_factors(teacher, plan.ranks, data, config.init, cache=known, progress=config.progress)
         student = Student(teacher, made)
     else:
         student = Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
@@ -192,7 +204,7 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
     )
 
 
-def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
+def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
     config, record = job.config, job.record
@@ -201,7 +213,7 @@ def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
         record.log_step(progress.tokens, step_metrics(progress))
 
     def note() -> Mapping[str, Any]:
-        return {**record.note(), "curve": curve.state()}
+        return {**record.note(), "curve": curve.state(), "plan": plan.as_dict()}
 
     session = Session(
         on_step=on_step,

@@ -89,7 +89,7 @@ def test_early_stopping_needs_held_out_text():
         composed("distill/schedule=blockwise", "distill.schedule.heldout=0.1", "distill.keep=lowest_batch")
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "bottom", "top"])
+@pytest.mark.parametrize("strategy", ["uniform", "spectrum", "bottom", "top", "middle_out", "mixed"])
 def test_the_smallest_rank_is_a_key_of_every_strategy(strategy):
     """So that one sweep over k fits all of them."""
     assert composed(f"strategy={strategy}", "strategy.k=96").strategy.k == 96
@@ -131,6 +131,8 @@ def test_the_command_line_wins_over_a_preset():
         ("strategy.reduction=0", "strategy.reduction"),
         ("strategy.reduction=-0.1", "strategy.reduction"),
         ("strategy.round_to=0", "strategy.round_to"),
+        ("strategy=spectrum strategy.floor=0", "strategy.floor"),
+        ("strategy=spectrum strategy.tokens=0", "strategy.tokens"),
         ("data.tokens=0", "data.tokens"),
         ("data.tokens=-5", "data.tokens"),
         ("data.tokens=99999999999999", "data.tokens"),
@@ -158,5 +160,5 @@ def test_the_command_line_wins_over_a_preset():
 )
 def test_values_out_of_range_are_refused_by_name(override, key):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
-        composed(override)
+        composed(*override.split())
     assert "\n" not in str(caught.value)

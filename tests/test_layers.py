@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"record", "report", "prepare", "fingerprint", "bench"},
-    {"measure"},
+    {"measure", "supply"},
     {"pipeline", "oneshot", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
     {"launch"},
 ]

@@ -22,14 +22,11 @@ class Stage(Enum):
 MADE_BY_DEFAULT = (Stage.plan, Stage.init, Stage.distill, Stage.perplexity)
 
 
-MEASURES = (
-    Stage.zero_shot,
-    Stage.throughput,
-    Stage.wer,
-    Stage.samples,
-    Stage.stable_rank,
-    Stage.domains,
-)  # of a finished model
+PLANNED = (Stage.plan, Stage.init, Stage.bench)  # stages that need a plan
+
+
+# Of a finished model.
+MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.stable_rank, Stage.domains)
 
 
 class Weights(Enum):
@@ -71,6 +68,13 @@ class Rounding(Enum):
 
     parameters = "parameters"  # the model shrinks by the asked amount
     rank = "rank"  # the authors' code: a fraction of the largest rank that saves; the model shrinks by less
+
+
+class Weighting(Enum):
+    """How ``spectrum`` counts the output energy that a matrix loses."""
+
+    relative = "relative"  # as a share of the matrix's own: every matrix matters alike
+    absolute = "absolute"  # as it is: large outputs matter more
 
 
 class Inputs(Enum):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
-from lillama.config.choices import MADE_BY_DEFAULT, LoggerKind, OutOfMemory, Parallel, Stage, Weights
+from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Weights
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.method import FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -97,6 +97,14 @@ class RunConfig:
             raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
         if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:
             raise ConfigError("distill.on_oom=halve: processes that share blocks share parts; set distill.micro_batch")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a stage looks at calibration tokens."""
+        stages = set(self.stages)
+        plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
+        starts = Stage.init in stages and isinstance(self.init, FeatureConfig)
+        return plans or starts or Stage.distill in stages
 
     @property
     def baseline(self) -> ModelConfig | None:
