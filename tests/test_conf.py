@@ -17,6 +17,7 @@ from lillama.config import (
     Reduction,
     Source,
     Split,
+    Stage,
     SvdConfig,
     Train,
     UniformConfig,
@@ -162,3 +163,10 @@ def test_values_out_of_range_are_refused_by_name(override, key):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
         composed(*override.split())
     assert "\n" not in str(caught.value)
+
+
+def test_stages_that_an_interpolation_gives_are_stages():
+    words = ("experiments=table04_small_models", "scale=tiny")
+    assert composed(*words, "model=tiny_mamba").stages == [Stage.zero_shot]
+    with pytest.raises(ConfigError, match="none of plan"):
+        composed(*words, "stages=${of_model:{tiny_mamba:[nap]},[nap]}")

@@ -90,6 +90,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb
         require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
+        # What an interpolation gives is a list of words still: OmegaConf converts only what stands in the YAML itself.
+        names = [stage.name if isinstance(stage, Stage) else str(stage) for stage in self.stages]
+        for name in names:
+            require(name in Stage.__members__, "stages", names, f"{name} is none of {', '.join(Stage.__members__)}")
+        self.stages = [Stage[name] for name in names]
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
