@@ -27,9 +27,11 @@ FIGURES = {
     "perplexity.dense": "dense",
     "perplexity.start": "start",
     "perplexity.end": "end",
+    "perplexity.finetuned": "fine-tuned",
     "tokens": "tokens",
     "seconds.distill": "distil s",
 }
+WHERE_ANY = {"perplexity.finetuned"}  # a column only where a cell has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,20 @@ def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
     if result["tokens"]:
         yield "tokens", f"{result['tokens']:,}"
+    if result.get("finetune"):
+        yield "fine-tuning", _tuning(result["finetune"])
     yield "seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in result["seconds"].items())
     yield "peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"
     if result["peak_device_memory"] is not None:
         yield "peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"
     if result["checkpoint"] is not None:
         yield "checkpoint", result["checkpoint"]
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    losses = [loss for _, loss in found["loss"]]
+    fell = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+    return f"{found['tokens']:,} tokens in {found['steps']:,} steps, {found['parameters']:,} parameters learnt{fell}"
 
 
 def plan_table(plan: dict[str, Any]) -> str:
@@ -129,10 +139,13 @@ def promised_overrides(folder: Path) -> list[list[str]]:
 def sweep_table(found: Sequence[Cell]) -> str:
     """All cells as a markdown table: what sets each apart, its status and its figures."""
     keys = varying(found) or all_overrides(found)
+    results = [flatten(cell.result or {}) for cell in found]
+    columns = [key for key in FIGURES if key not in WHERE_ANY or any(key in result for result in results)]
     rows = [
-        [*(cell.overrides.get(key, "") for key in keys), cell.status, *_figures(cell.result or {})] for cell in found
+        [*(cell.overrides.get(key, "") for key in keys), cell.status, *(_shown(key, flat.get(key)) for key in columns)]
+        for cell, flat in zip(found, results, strict=True)
     ]
-    return table([*keys, "status", *FIGURES.values()], rows)
+    return table([*keys, "status", *(FIGURES[key] for key in columns)], rows)
 
 
 def all_overrides(found: Sequence[Cell]) -> list[str]:
@@ -143,11 +156,6 @@ def all_overrides(found: Sequence[Cell]) -> list[str]:
 def varying(found: Sequence[Cell]) -> list[str]:
     """The overrides that are not the same in all cells."""
     return [key for key in all_overrides(found) if len({cell.overrides.get(key) for cell in found}) > 1]
-
-
-def _figures(result: dict[str, Any]) -> list[str]:
-    flat = flatten(result)
-    return [_shown(key, flat.get(key)) for key in FIGURES]
 
 
 def _shown(key: str, value: Any) -> str:

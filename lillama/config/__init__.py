@@ -32,6 +32,7 @@ from lillama.config.choices import (
     Task,
     Template,
     Train,
+    Tune,
     Weights,
 )
 from lillama.config.evaluate import (
@@ -43,6 +44,7 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
+from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -77,6 +79,8 @@ __all__ = [
     "Dtype",
     "EvaluateConfig",
     "FeatureConfig",
+    "FinetuneConfig",
+    "FinetuneDataConfig",
     "InitConfig",
     "Inputs",
     "Join",
@@ -84,6 +88,7 @@ __all__ = [
     "LearningRate",
     "LoggerConfig",
     "LoggerKind",
+    "LoraConfig",
     "LossConfig",
     "ModelConfig",
     "Moments",
@@ -118,6 +123,7 @@ __all__ = [
     "ThroughputConfig",
     "TopConfig",
     "Train",
+    "Tune",
     "UniformConfig",
     "Weights",
     "WerConfig",

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from lillama.config.choices import MADE_BY_DEFAULT, LoggerKind, OutOfMemory, Parallel, Stage, Weights
 from lillama.config.evaluate import EvaluateConfig
+from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.method import InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
@@ -30,9 +31,9 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SnapshotConfig:
-    """How often a distillation is saved so that the same command goes on with it; null: not by this measure.
+    """How often a distillation or a fine-tuning is saved, so that the same command goes on with it.
 
-    ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
+    Null: not by this measure. ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
     """
 
     every_minutes: float | None = 5.0
@@ -69,6 +70,7 @@ class RunConfig:
     init: InitConfig = MISSING
     data: DataConfig = MISSING
     distill: DistillConfig = MISSING
+    finetune: FinetuneConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     logger: LoggerConfig = MISSING
     bench: BenchConfig = field(default_factory=BenchConfig)
