@@ -14,7 +14,7 @@ import lillama.pipeline
 import lillama.tuning
 from lillama import load_checkpoint
 from lillama.config import Source, Stage, Tune
-from lillama.errors import ConfigError, Preempted
+from lillama.errors import Preempted
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.fingerprint import run_fingerprint
 from lillama.model.load import byte_tokenizer
@@ -206,9 +206,6 @@ def test_a_finished_run_without_its_checkpoint_is_made_again(of_folder, cli, tmp
         ("finetune/data=local finetune.data.path=/nowhere.jsonl", "finetune.data.path=/nowhere.jsonl: no such file"),
         ("finetune/data=speech finetune.data.path=.", "finetune.data.source=speech: tiny_random is a causal_lm"),
         ("finetune.train=factors", "finetune.train=factors: tiny_random is dense and has none"),
-        ("finetune.scope=decoder", "finetune.scope=decoder: tiny_random is a decoder alone"),
-        ("model.dtype=float16", "model.dtype=float16: gradients underflow"),
-        ("model.offload=true", "model.offload=true: fine-tuning has the whole model on the device"),
     ],
 )
 def test_a_wrong_request_is_one_line_before_a_model_is_loaded(words, cli, tmp_path, monkeypatch, *, change, said):
@@ -224,14 +221,6 @@ def test_adapters_need_peft(words, cli, tmp_path, monkeypatch):
     status, _, err = cli(*words, ALONE, *LORA, f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 2
     assert "finetune.train=lora: needs the package peft (pip install peft)" in err
-
-
-def test_several_processes_are_refused(words, monkeypatch):
-    from lillama.prepare import check_runnable
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="finetune is made by one process"):
-        check_runnable(composed(*words, ALONE))
 
 
 def test_the_fingerprint_knows_the_fine_tuning_where_it_is_asked_for(tmp_path):
