@@ -14,7 +14,11 @@ WITHOUT_EFFECT = (
     *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
 )
 # Likewise to rounding: how a step is fitted into the memory that there is.
-FITTING = {"distill": ("micro_batch", "on_oom", "merge", "compile"), "model": ("offload",)}
+FITTING = {
+    "distill": ("micro_batch", "on_oom", "merge", "compile"),
+    "model": ("offload",),
+    "finetune": ("micro_batch", "activation_checkpointing"),
+}
 
 
 def run_fingerprint(config: RunConfig) -> str:
@@ -31,6 +35,9 @@ def run_fingerprint(config: RunConfig) -> str:
         for key in keys:
             del values[group][key]
     values["distill"]["schedule"].pop("place", None)
+    values["finetune"]["data"]["path"] = None
+    if Stage.finetune not in config.stages:
+        del values["finetune"]
     for measure in set(MEASURES) - set(config.stages):
         del values["evaluate"][measure.name]
     for place in (values["model"], values["data"], values["evaluate"]["perplexity"], values["evaluate"].get("wer", {})):
@@ -52,6 +59,8 @@ def _contents(config: RunConfig) -> list[str | None]:
         return [plan, model_identity(config.model), source_identity(config.data, "data")]
     perplexity = config.evaluate.perplexity
     texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
+    if Stage.finetune in config.stages:
+        texts.append(source_identity(config.finetune.data, config.finetune.data.KEY))
     return [plan, model_identity(config.model), *texts, *_measured_on(config)]
 
 

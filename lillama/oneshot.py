@@ -10,7 +10,6 @@ import torch
 
 from lillama.cache import Cache
 from lillama.config import (
-    LARGEST_TOKEN_BUDGET,
     DataConfig,
     DistillConfig,
     FeatureConfig,
@@ -131,8 +130,7 @@ def _recommended() -> DistillConfig:
 
 
 def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
-    budget = LARGEST_TOKEN_BUDGET if tokens is None else tokens
-    return DataConfig(source=Source.local, path="texts", tokens=budget, seq_len=seq_len)
+    return DataConfig(source=Source.local, path="texts", tokens=tokens, seq_len=seq_len)
 
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
@@ -142,6 +140,6 @@ def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: Da
     for number, row in enumerate(rows, 1):
         check_row(row, f"texts: row {number}")
     blocks = blocks_up_to(config, rows, tokenizer)
-    if exact and blocks.tokens < config.tokens:
+    if exact and blocks.tokens < config.budget:
         raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
     return blocks

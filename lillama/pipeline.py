@@ -1,12 +1,13 @@
 """One run, from a configuration to its result: one call a stage.
 
-RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distilled student and curve -> checkpoint
+RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distilled student and curve
+          -> fine-tuned model and its curve -> checkpoint
 """
 
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +18,25 @@ from lillama.bench.stage import bench
 from lillama.config import MEASURES, PLANNED, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
-from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
 from lillama.init import start_factors
+from lillama.job import Job, Saves, note_of
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
-from lillama.model.card import model_card
-from lillama.model.checkpoint import save_checkpoint
+from lillama.model.checkpoint import check_space
 from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
-from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, check_runnable, prepare_plan
-from lillama.record import CHECKPOINT, SCRATCH, SNAPSHOTS, Record, alone, finished, following, recording, refuse
+from lillama.record import SCRATCH, alone, finished, following, recording, refuse
+from lillama.saving import save, save_tuned
 from lillama.strategy.plan import RankPlan
 from lillama.supply import Supply
+from lillama.tuning import tune
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A run under way in this process: what is asked for, where it is told, what it goes on from."""
-
-    config: RunConfig
-    record: Record
-    team: Team
-    preemption: Preemption
-    snapshots: Snapshots
-    start: Snapshot | None
 
 
 def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -70,37 +59,38 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
         refuse(config, folder, overrides, error)
         raise
     with listening() as preemption, team_of(config.parallel, device) as team:
-        snapshots = Snapshots(folder / SNAPSHOTS, fingerprint, config.snapshot, background=device.type == "cuda")
+        saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
         if not team.main:
-            return follow(config, folder, team, preemption, snapshots)
+            return follow(config, folder, team, preemption, saves)
         with alone(folder):
             previous = team.told(finished(config, folder, fingerprint))
             if previous is not None:
-                clean(folder, snapshots)
+                clean(folder, saves)
                 log.info("already done, nothing to run: %s", folder)
                 return previous
-            start = team.told(snapshots.latest())
-            note = None if start is None else start.note
+            start = team.told(saves.distill.latest())
+            tuned = saves.tuned(config, start)
+            note = note_of(start, tuned)
             with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
-                run_stages(Job(config, record, team, preemption, snapshots, start))
-            clean(folder, snapshots)
+                run_stages(Job(config, record, team, preemption, saves, start, tuned))
+            clean(folder, saves)
     return record.result.as_dict()
 
 
-def clean(folder: Path, snapshots: Snapshots) -> None:
+def clean(folder: Path, saves: Saves) -> None:
     """Remove what only an unfinished run needs."""
-    snapshots.remove()
+    saves.remove()
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
-def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, snapshots: Snapshots) -> dict[str, Any]:
+def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
     """What a process does that keeps no records: the same stages, without a word."""
     previous = team.told(None)
     if previous is not None:
         return previous
     start = team.told(None)
     with following(config, folder) as record, explained(team):
-        run_stages(Job(config, record, team, preemption, snapshots, start))
+        run_stages(Job(config, record, team, preemption, saves, start))
     return record.result.as_dict()
 
 
@@ -120,7 +110,9 @@ def run_stages(job: Job) -> None:
         if plan is not None and Stage.init in config.stages:
             compress(job, plan, supply)
         elif job.team.main:
-            measure_checkpoint(Measurement(config, record, inputs), plan)
+            measurement = Measurement(config, record, inputs)
+            tuning = partial(tune_loaded, job, measurement) if Stage.finetune in config.stages else None
+            measure_checkpoint(measurement, plan, tuning)
     if Stage.bench in config.stages and job.team.main:
         assert plan is not None
         with record.stage("bench"):
@@ -142,15 +134,15 @@ def agreed_plan(job: Job, supply: Supply) -> RankPlan:
 
 def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     """The model made smaller, measured, saved, measured as it is saved."""
-    config, record, start = job.config, job.record, job.start
+    config, record = job.config, job.record
     inputs, teacher = supply.inputs(), supply.take_teacher()
     measurement = Measurement(config, record, inputs)
     curve = make_curve(job, measurement)
-    if start is None:
+    if job.note is None:
         curve.add_dense(teacher)
     with record.stage("init"):
         student = first_student(job, teacher, plan, supply)
-    if start is None:
+    if job.note is None:
         curve.add(student, tokens=0)
     if Stage.distill in config.stages:
         with record.stage("distill"):
@@ -160,18 +152,32 @@ def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     student.check_finite()
     record.note_curve(curve.figures, curve.points, inputs.text)
     if job.team.main:
-        finish(measurement, plan, student)
+        finish(job, measurement, plan, student, curve)
 
 
-def finish(measurement: Measurement, plan: RankPlan, student: Student) -> None:
-    """What needs no other process any more: the measures beside the dense model, the checkpoint, its own measures."""
+def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student, curve: Curve) -> None:
+    """What needs no other process: the measures beside the dense model, fine-tuning, the checkpoint, its measures."""
     config, record = measurement.config, measurement.record
     measure_beside(measurement, student)
     compressed = student.settle()
+    if Stage.finetune in config.stages:
+        compressed = tune(measurement, compressed, job.resumption(curve=curve.state()))
     if config.save_checkpoint:
         with record.stage("save"):
             save(config, plan, measurement.inputs, compressed, record)
     measurement.each(compressed, COMPRESSED)
+
+
+def tune_loaded(job: Job, measurement: Measurement, model: nn.Module) -> nn.Module:
+    """A model fine-tuned as it came, dense or compressed, and its checkpoint."""
+    config, record = job.config, job.record
+    if config.save_checkpoint:
+        check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
+    tuned = tune(measurement, model, job.resumption())
+    if config.save_checkpoint:
+        with record.stage("save"):
+            save_tuned(config, measurement.inputs, tuned, record)
+    return tuned
 
 
 def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> Student:
@@ -200,7 +206,7 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
         measure=measurement.perplexity if wanted else None,
         every=job.config.evaluate.every_tokens,
         on_point=record.log_perplexity,
-        start=None if job.start is None or not job.team.main else job.start.note["curve"],
+        start=None if job.note is None or not job.team.main else job.note["curve"],
     )
 
 
@@ -221,12 +227,12 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
         progress=config.progress and job.team.main,
         team=job.team,
         preemption=job.preemption,
-        snapshots=None if config.snapshot.off else job.snapshots,
+        snapshots=None if config.snapshot.off else job.saves.distill,
         start=job.start,
         note=note,
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=bool(set(config.stages) & set(MEASURES)),
+        save_at_end=bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
     distill(student, inputs.data, config.distill, config.loss, session)
 
@@ -235,16 +241,3 @@ def step_metrics(progress: Progress) -> dict[str, float]:
     """What a logger hears of a step."""
     metrics = {f"loss/block_{index:03d}": loss for index, loss in progress.losses.items()}
     return metrics | {"loss/mean": progress.loss, "lr": progress.lr, "tokens_per_second": progress.tokens_per_second}
-
-
-def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: Record) -> None:
-    """Write the checkpoint, with the run's own figures on its card."""
-    save_checkpoint(
-        model,
-        inputs.tokenizer,
-        record.folder / CHECKPOINT,
-        plan=plan.as_dict(),
-        card=model_card(record.result.as_dict(), AUTO_CLASSES[task_of_architecture(model.config)].__name__),
-        without_bias=not config.init.keep_bias,
-    )
-    record.result.checkpoint = CHECKPOINT

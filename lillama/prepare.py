@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
-from lillama.config import DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
+from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
@@ -16,8 +16,17 @@ from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
 from lillama.evaluate.samples import prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
+from lillama.finetune import check_finetune
 from lillama.model.checkpoint import check_space
-from lillama.model.load import check_dense, load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
+from lillama.model.load import (
+    check_dense,
+    is_compressed,
+    load_tokenizer,
+    meta_model,
+    model_task,
+    resolve_device,
+    resolve_dtype,
+)
 from lillama.model.targets import model_shape
 from lillama.strategy import Spectra, make_plan
 from lillama.strategy.plan import RankPlan
@@ -29,11 +38,13 @@ OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples, Stage.domains}
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tokenizer, and what no stage needs is None: calibration tokens, the text that perplexity, speed and stable
-    ranks are measured on, the harness's tasks, speech with its transcripts, texts of several kinds."""
+    """The tokenizer, and what no stage needs is None: calibration tokens, those of the fine-tuning, the text that
+    perplexity, speed and stable ranks are measured on, the harness's tasks, speech with its transcripts, texts of
+    several kinds."""
 
     tokenizer: Any
     data: Calibration | None = None
+    tuning: Calibration | None = None
     text: MeasuredText | None = None
     tasks: Tasks | None = None
     speech: Sequence[Utterance] | None = None
@@ -73,7 +84,8 @@ def prepare_inputs(config: RunConfig) -> Inputs:
     reads = bool(stages & READ_TEXT)
     return Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, tokenizer) if config.calibrates else None,
+        data=_calibration(config, config.data, tokenizer) if config.calibrates else None,
+        tuning=_calibration(config, config.finetune.data, tokenizer) if Stage.finetune in stages else None,
         text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
@@ -95,10 +107,10 @@ def kept(config: RunConfig) -> Cache:
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 
-def _calibration(config: RunConfig, tokenizer: Any) -> Calibration:
-    if config.data.source is Source.speech:
-        return speech_clips(config.data, tokenizer)
-    return token_blocks(config.data, tokenizer, kept(config))
+def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any) -> Calibration:
+    if data.source is Source.speech:
+        return speech_clips(data, tokenizer)
+    return token_blocks(data, tokenizer, kept(config))
 
 
 def check_runnable(config: RunConfig) -> None:
@@ -116,6 +128,8 @@ def check_runnable(config: RunConfig) -> None:
     if config.calibrates and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
+    if Stage.finetune in stages:
+        check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:

@@ -33,6 +33,7 @@ from lillama.config.choices import (
     Task,
     Template,
     Train,
+    Tune,
     Weighting,
     Weights,
 )
@@ -48,6 +49,7 @@ from lillama.config.evaluate import (
     domain_key,
 )
 from lillama.config.experiment import ExperimentConfig, TableConfig
+from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -88,6 +90,8 @@ __all__ = [
     "EvaluateConfig",
     "ExperimentConfig",
     "FeatureConfig",
+    "FinetuneConfig",
+    "FinetuneDataConfig",
     "InitConfig",
     "Inputs",
     "Join",
@@ -95,6 +99,7 @@ __all__ = [
     "LearningRate",
     "LoggerConfig",
     "LoggerKind",
+    "LoraConfig",
     "LossConfig",
     "MiddleOutConfig",
     "MixedConfig",
@@ -133,6 +138,7 @@ __all__ = [
     "ThroughputConfig",
     "TopConfig",
     "Train",
+    "Tune",
     "UniformConfig",
     "Weighting",
     "Weights",

@@ -9,6 +9,7 @@ class Stage(Enum):
     plan = "plan"
     init = "init"
     distill = "distill"
+    finetune = "finetune"  # the whole model at once, from the loss of its predictions
     perplexity = "perplexity"
     zero_shot = "zero_shot"  # the evaluation harness
     throughput = "throughput"  # speed and memory of inference, dense and compressed in turn
@@ -159,6 +160,15 @@ class Train(Enum):
 
     factors = "factors"
     block = "block"
+
+
+class Tune(Enum):
+    """Which parameters a fine-tuning changes."""
+
+    none = "none"  # nothing: the stage is left out, for sweeps
+    all = "all"
+    factors = "factors"  # of a compressed model; everything dense stays
+    lora = "lora"  # low-rank updates of the factors, of a dense model's matrices; merged into them at the end
 
 
 class LearningRate(Enum):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
-from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Weights
+from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Tune, Weights
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
+from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.method import FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
@@ -31,9 +32,9 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SnapshotConfig:
-    """How often a distillation is saved so that the same command goes on with it; null: not by this measure.
+    """How often a distillation or a fine-tuning is saved, so that the same command goes on with it.
 
-    ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
+    Null: not by this measure. ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
     """
 
     every_minutes: float | None = 5.0
@@ -81,6 +82,7 @@ class RunConfig:
     init: InitConfig = MISSING
     data: DataConfig = MISSING
     distill: DistillConfig = MISSING
+    finetune: FinetuneConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     logger: LoggerConfig = MISSING
     bench: BenchConfig = field(default_factory=BenchConfig)
@@ -95,6 +97,8 @@ class RunConfig:
         for name in names:
             require(name in Stage.__members__, "stages", names, f"{name} is none of {', '.join(Stage.__members__)}")
         self.stages = [Stage[name] for name in names]
+        if self.finetune.train is Tune.none:
+            self.stages = [stage for stage in self.stages if stage is not Stage.finetune]
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")

@@ -15,6 +15,7 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
+from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -52,6 +53,8 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "data": {"data_schema": DataConfig},
     "distill": {"distill_schema": DistillConfig},
     "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
+    "finetune": {"finetune_schema": FinetuneConfig},
+    "finetune/data": {"finetune_data_schema": FinetuneDataConfig},
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},
