@@ -69,9 +69,15 @@ def cluster() -> Iterator[None]:
         start_munge(stack, folder)
         started(stack, folder, "slurmctld", "-D", "-c")
         started(stack, folder, "slurmd", "-D")
-        stack.callback(slurm, "scancel", "--user=root")
+        stack.callback(empty_queue)
         wait_for(lambda: slurm("sinfo", "-h", "-o", "%T") == "idle", "an idle node", logs_of(folder))
         yield
+
+
+def empty_queue() -> None:
+    """End its jobs; one that outlives its controller tries to reach it for ever."""
+    slurm("scancel", "--user=root")
+    wait_for(lambda: not slurm("squeue", "-h"), "an empty queue")
 
 
 def slurm(*words: str) -> str:
