@@ -57,8 +57,10 @@ def _points(found: Any) -> Iterator[tuple[dict[str, str], Any]]:
 
 
 def at(values: Any, path: str) -> Any:
-    """What lies at a dotted path; None where nothing does."""
+    """What lies at a dotted path, a word on the way there ("OOM", where figures would be); None where nothing does."""
     for key in path.split("."):
+        if isinstance(values, str):
+            return values
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
 

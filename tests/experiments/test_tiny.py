@@ -5,8 +5,10 @@ import pytest
 from lillama.compose import experiment_names, experiment_sweep
 from lillama.report.experiment import Places, experiment_tables
 from tests.evaluate.tasks_data import fill_all
+from tests.whisper import make_speech, make_whisper
 
-TABLES = [name for name in experiment_names() if not name.startswith(("bench_", "table16"))]
+SHORT = ("data.tokens=64", "finetune.data.tokens=64")
+TABLES = [name for name in experiment_names() if not name.startswith("bench_")]
 
 
 @pytest.fixture(scope="module")
@@ -14,14 +16,33 @@ def tasks(tmp_path_factory):
     return fill_all(tmp_path_factory.mktemp("tasks"))
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """What a run of speech is told: a model, and sound for everything."""
+    pytest.importorskip("soundfile", reason="soundfile is not installed")
+    pytest.importorskip("jiwer", reason="jiwer is not installed")
+    folder = tmp_path_factory.mktemp("sound")
+    model, speech = make_whisper(folder / "whisper"), make_speech(folder / "speech")
+    places = [f"{key}.path={speech}" for key in ("data", "finetune.data", "evaluate.wer")]
+    return [
+        f"model.path={model}",
+        *places,
+        "evaluate.wer.max_new_tokens=8",
+        "data.tokens=64",
+        "finetune.data.tokens=64",
+    ]
+
+
 @pytest.mark.parametrize("name", TABLES)
-def test_all_cells_run_and_the_report_is_complete(name, tasks, cli, tmp_path, monkeypatch):
+def test_all_cells_run_and_the_report_is_complete(name, request, cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    tasks = request.getfixturevalue("tasks")
+    more = request.getfixturevalue("sound") if name == "table16_whisper" else []
     sweep = experiment_sweep(name, "tiny")
     places = Places(outputs=tmp_path / "outputs", frozen=tmp_path / "none")
     before = [entry for table in experiment_tables(name, "tiny", places) for entry in table.entries]
     assert any(entry.status == "MISSING" for entry in before)
-    status, _, err = cli(f"experiments={name}", "scale=tiny", f"evaluate.tasks_dir={tasks}")
+    status, _, err = cli(f"experiments={name}", "scale=tiny", f"evaluate.tasks_dir={tasks}", *more)
     assert status == 0, err
     assert len(list((tmp_path / "outputs" / sweep.name).glob("*/results.json"))) == len(sweep.cells)
     for table in experiment_tables(name, "tiny", places):

@@ -1,0 +1,71 @@
+"""``python -m lillama.report.freeze NAME --scale SCALE``: the results of an experiment, to be kept with the code.
+
+Of every cell that is done, ``results.json`` as it came out of the run goes to
+``experiments/results/NAME/SCALE/CELL.json``, without the places of files, which mean nothing elsewhere.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lillama.compose import SCALE, experiment_sweep
+from lillama.errors import ConfigError
+from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_cells
+from lillama.results import write_json
+
+
+def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RESULTS) -> list[Path]:
+    """Write a file for every cell of an experiment that is done and has run in ``outputs``.
+
+    :raises ConfigError: for an experiment, or a scale of it, that there is not.
+    """
+    sweep = experiment_sweep(name, scale)
+    files = []
+    for cell in experiment_cells(sweep, Places(outputs, frozen)):
+        if cell.status == "done" and cell.folder.is_relative_to(outputs):
+            place = frozen / sweep.name
+            place.mkdir(parents=True, exist_ok=True)
+            files.append(place / f"{short_name(cell.overrides)}.json")
+            write_json(files[-1], without_places(cell.result))
+    return files
+
+
+def short_name(overrides: dict[str, str]) -> str:
+    """A file's name for a cell: what the sweep varies, readable."""
+    words = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items())
+    return "".join(letter if letter.isalnum() or letter in "=,.-" else "_" for letter in words).strip("_") or "cell"
+
+
+def without_places(value: Any) -> Any:
+    """A result in which an absolute path is only the last part of it."""
+    if isinstance(value, dict):
+        return {key: without_places(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_places(part) for part in value]
+    if isinstance(value, str):
+        key, equals, place = value.rpartition("=")
+        return key + equals + Path(place).name if place.startswith(("/", "~")) else value
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Freeze experiments; 2 for a bad name."""
+    parser = argparse.ArgumentParser(prog="python -m lillama.report.freeze", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="experiments")
+    parser.add_argument("--scale", default=SCALE)
+    parser.add_argument("--outputs", type=Path, default=OUTPUTS)
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.names:
+            for file in freeze(name, options.scale, outputs=options.outputs):
+                print(file)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
