@@ -9,7 +9,7 @@ from lillama.report.cells import Cell
 from lillama.report.paper import Printed, as_number, printed_table, recomputed_mean
 from lillama.report.records import Record, at, records
 
-MEASURED, OOM, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "paper only", "no figure"
+MEASURED, OOM, NOT_RUN, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "not run", "paper only", "no figure"
 UNITS = {"percent": 100.0, "minutes": 1 / 60, "GB": 1e-9, "billion": 1e-9, "million": 1e-6, "thousand": 1e-3, "": 1.0}
 
 
@@ -18,8 +18,9 @@ class Entry:
     """One cell of a table.
 
     ``paper`` is what the paper prints, ``value`` what was measured, in the same unit, with its standard error or its
-    lowest and highest. ``status`` is ``measured``, ``MISSING``, ``FAILED``, ``OOM``, ..., or ``paper only`` for a row
-    that is not run at this scale. ``source`` says where a figure comes from.
+    lowest and highest; ``text`` is what was found where that is words. ``status`` is ``measured``, ``MISSING``,
+    ``FAILED``, ``OOM``, ..., or ``paper only`` for what is not run at this scale. ``source`` says where a figure comes
+    from.
     """
 
     row: tuple[str, ...]
@@ -27,6 +28,7 @@ class Entry:
     status: str
     paper: str | None = None
     value: float | None = None
+    text: str | None = None
     stderr: float | None = None
     spread: tuple[float, float] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class Entry:
     @property
     def open(self) -> bool:
         """Whether something that should be measured is not."""
-        return self.status not in (MEASURED, OOM, PAPER_ONLY)
+        return self.status not in (MEASURED, OOM, NOT_RUN, PAPER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +117,20 @@ def _why_not(cell: Cell) -> str:
 
 
 def _source(cell: Cell) -> dict[str, Any]:
+    asked = " ".join(f"{key}={value}" for key, value in cell.overrides.items())
     if cell.result is None:
-        return {}
+        return {"overrides": asked}
     known = cell.result.get("provenance", {})
     hardware, git = known.get("hardware", {}), known.get("git", {})
     return {
+        "overrides": asked,
         "cell": cell.folder.name,
         "started": known.get("started"),
         "revision": git.get("revision"),
         "changed": git.get("dirty"),
         "machine": hardware.get("gpu") or f"CPU, {hardware.get('threads')} threads",
         "fingerprint": cell.result.get("fingerprint"),
+        "error": cell.result.get("error"),
     }
 
 
