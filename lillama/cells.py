@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 LONGEST_READABLE = 100
+SAID_ABOVE = ("experiments", "scale", "name")  # by the folders that a cell's lies in
 
 
 def cell_name(overrides: Sequence[str]) -> str:
@@ -16,6 +17,7 @@ def cell_name(overrides: Sequence[str]) -> str:
         return "default"
     overrides = sorted(overrides)
     parts = [override.lstrip("+~").partition("=") for override in overrides]
-    short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, _, value in parts)
-    safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_READABLE].strip("._")
+    own = [(key, value) for key, _, value in parts if key not in SAID_ABOVE]
+    short = ",".join(f"{key.rpartition('.')[2]}={value.rpartition('/')[2]}" for key, value in own)
+    safe = re.sub(r"[^A-Za-z0-9._,=+-]+", "_", short)[:LONGEST_READABLE].strip("._") or "default"
     return f"{safe}-{hashlib.sha256(chr(10).join(overrides).encode()).hexdigest()[:8]}"

@@ -1,5 +1,6 @@
 """What Hydra must know before it composes, and an experiment's sweep without running it. Needs no torch."""
 
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ def set_up() -> None:
     """Schemas and resolvers; a second call does nothing."""
     register_schemas()
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
+    OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_path("stdlib"), replace=True)
     OmegaConf.register_new_resolver("at", at_scale, replace=True)
+    OmegaConf.register_new_resolver("of_model", of_model, replace=True)
 
 
 def at_scale(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
@@ -36,6 +39,11 @@ def at_scale(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
     if scale not in values:
         raise ConfigError(f"scale={scale}: this experiment has {', '.join(values)}")
     return values[scale]
+
+
+def of_model(values: Mapping[str, Any], other: Any, *, _root_: DictConfig) -> Any:
+    """What holds for the model of the run, and for any other: ``${of_model:{phi3_medium_14b:1536},1024}``."""
+    return values.get(_root_.model.name, other)
 
 
 @dataclass(frozen=True, slots=True)

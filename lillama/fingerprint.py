@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, plain
+from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, domain_key, plain
 from lillama.data.sources import source_identity
 from lillama.errors import ConfigError
 from lillama.model.load import model_identity
@@ -10,11 +10,15 @@ from lillama.provenance import digest, path_digest, readable_digest
 from lillama.version import __version__
 
 WITHOUT_EFFECT = (
-    *("name", "scale", "experiment", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
+    *("name", "scale", "ranks", "experiment", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
     *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
 )
 # Likewise to rounding: how a step is fitted into the memory that there is.
-FITTING = {"distill": ("micro_batch", "on_oom", "merge", "compile"), "model": ("offload",)}
+FITTING = {
+    "distill": ("micro_batch", "on_oom", "merge", "compile"),
+    "model": ("offload",),
+    "finetune": ("micro_batch", "activation_checkpointing"),
+}
 
 
 def run_fingerprint(config: RunConfig) -> str:
@@ -31,10 +35,15 @@ def run_fingerprint(config: RunConfig) -> str:
         for key in keys:
             del values[group][key]
     values["distill"]["schedule"].pop("place", None)
+    values["finetune"]["data"]["path"] = None
+    if Stage.finetune not in config.stages:
+        del values["finetune"]
     for measure in set(MEASURES) - set(config.stages):
         del values["evaluate"][measure.name]
     for place in (values["model"], values["data"], values["evaluate"]["perplexity"], values["evaluate"].get("wer", {})):
         place["path"] = None
+    for own in values["evaluate"].get("domains", {}).get("texts", {}).values():
+        own["path"] = None
     values["evaluate"]["tasks_dir"] = values["evaluate"]["baseline"] = None
     values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
@@ -43,11 +52,15 @@ def run_fingerprint(config: RunConfig) -> str:
 def _contents(config: RunConfig) -> list[str | None]:
     strategy = config.strategy
     plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
-    if set(config.stages) == {Stage.plan}:
+    if set(config.stages) == {Stage.plan} and not config.calibrates:
         # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
         return [plan, None if config.model.architecture else model_identity(config.model)]
+    if set(config.stages) == {Stage.plan}:
+        return [plan, model_identity(config.model), source_identity(config.data, "data")]
     perplexity = config.evaluate.perplexity
     texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
+    if Stage.finetune in config.stages:
+        texts.append(source_identity(config.finetune.data, config.finetune.data.KEY))
     return [plan, model_identity(config.model), *texts, *_measured_on(config)]
 
 
@@ -60,8 +73,10 @@ def _measured_on(config: RunConfig) -> list[str | None]:
         else None
     )
     speech = source_identity(evaluate.wer, "evaluate.wer") if Stage.wer in config.stages else None
+    texts = evaluate.domains.texts if Stage.domains in config.stages else {}
+    domains = [source_identity(own, domain_key(name)) for name, own in texts.items()]
     baseline = config.baseline
-    return [tasks, speech, None if baseline is None else model_identity(baseline)]
+    return [tasks, speech, *domains, None if baseline is None else model_identity(baseline)]
 
 
 def _plan_digest(strategy: PlanFileConfig) -> str:

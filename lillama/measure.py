@@ -73,8 +73,14 @@ def measure_beside(measurement: Measurement, student: Student) -> None:
         measurement.each(student.teacher, DENSE)
 
 
-def measure_checkpoint(measurement: Measurement, plan: RankPlan | None) -> None:
-    """What a run measures that makes no model: the configured model, and a dense one beside it where one is given.
+def measure_checkpoint(
+    measurement: Measurement,
+    plan: RankPlan | None,
+    finetune: Callable[[nn.Module], nn.Module] | None = None,
+) -> None:
+    """What a run measures that compresses no model: the configured one, and a dense one beside it where one is given.
+
+    :param finetune: makes the configured model the one that is measured after its perplexity.
 
     With a plan and no weights to start it from, speed and memory are those of random factors.
 
@@ -91,6 +97,9 @@ def measure_checkpoint(measurement: Measurement, plan: RankPlan | None) -> None:
     if Stage.perplexity in config.stages:
         points = {ROLE_IN_CURVE[role]: measurement.perplexity(model) for role, model in models.items()}
         record.note_curve(points, [], measurement.inputs.text)
+    if finetune is not None:
+        own = COMPRESSED if COMPRESSED in models else DENSE
+        models[own] = finetune(models[own])
     if plan is not None and Stage.throughput in config.stages:
         measurement.side_by_side(student_variants(random_student(models[DENSE], plan.ranks)))
     else:
@@ -153,9 +162,29 @@ def _stable_rank(measurement: Measurement, model: nn.Module, role: str) -> Figur
     return found
 
 
+def _domains(measurement: Measurement, model: nn.Module, role: str) -> Figures:
+    config, texts = measurement.config, measurement.inputs.domains
+    assert texts is not None
+    found = {}
+    for name, text in texts.items():
+        own = config.evaluate.domains.texts[name]
+        value = perplexity(
+            model,
+            text.ids,
+            seq_len=own.seq_len,
+            stride=own.stride,
+            batch_size=own.batch_size,
+            desc=name,
+            progress=config.progress,
+        )
+        found[name] = {"perplexity": value, "bits_per_byte": text.bits_per_byte(value), "tokens": len(text)}
+    return found
+
+
 EACH: Mapping[Stage, Callable[[Measurement, nn.Module, str], Figures]] = {
     Stage.zero_shot: _zero_shot,
     Stage.wer: _wer,
     Stage.samples: _samples,
     Stage.stable_rank: _stable_rank,
+    Stage.domains: _domains,
 }

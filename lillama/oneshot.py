@@ -1,12 +1,15 @@
 """Compression in one call from Python: what ``run.py`` does, for a model and texts that are already in memory."""
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lillama.cache import Cache
 from lillama.config import (
-    LARGEST_TOKEN_BUDGET,
     DataConfig,
     DistillConfig,
     FeatureConfig,
@@ -15,6 +18,7 @@ from lillama.config import (
     LearningRate,
     LossConfig,
     Source,
+    SpectrumConfig,
     StrategyConfig,
     TargetsConfig,
     Task,
@@ -25,13 +29,14 @@ from lillama.data.tokens import blocks_up_to
 from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
-from lillama.init import start_factors
+from lillama.init import FactorCache, start_factors
+from lillama.init.energy import output_energies
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
 from lillama.model.task import task_of_architecture
 from lillama.runtime import LowRank, mark
-from lillama.strategy import make_plan
+from lillama.strategy import Spectra, make_plan
 
 
 def compress(
@@ -63,7 +68,7 @@ def compress(
     :param tokens: how many calibration tokens are used; None for all that the texts hold.
     :param seq_len: tokens of one calibration sequence.
     :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``uniform``, for
-        instance ``BottomConfig(reduction=0.2)``; its own ``reduction`` counts then.
+        instance ``BottomConfig(reduction=0.2)`` or ``SpectrumConfig``; its own ``reduction`` counts then.
     :param init, loss, distill, data: the other configurations of a run, where the recommended ones are not wanted.
     :param seed: of torch's random numbers.
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
@@ -71,12 +76,14 @@ def compress(
     :raises DivergedError: for a loss that is not finite.
     """
     _check(model)
-    plan = make_plan(model_shape(model, targets), strategy or UniformConfig(reduction=reduction))
+    shape, init = model_shape(model, targets), init or FeatureConfig()
+    strategy = strategy or UniformConfig(reduction=reduction)
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
-    torch.manual_seed(seed)
-    model.eval()
-    init = init or FeatureConfig()
-    student = Student(model, start_factors(model, plan.ranks, blocks, init, progress=progress))
+    with _between(strategy) as cache:
+        plan = make_plan(shape, strategy, _spectra(model, blocks, strategy, cache, progress))
+        torch.manual_seed(seed)
+        model.eval()
+        student = Student(model, start_factors(model, plan.ranks, blocks, init, cache=cache, progress=progress))
     loss = loss or LossConfig(inputs=Inputs.teacher_student)
     distil_blocks(student, blocks, distill or _recommended(), loss, Session(progress=progress))
     student.check_finite()
@@ -95,14 +102,35 @@ def _check(model: Any) -> None:
         raise ConfigError("model: a speech model is compressed by run.py with data=speech")
 
 
+@contextmanager
+def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
+    """Where spectra lie on the disk from the plan to the start, of a strategy that plans by them."""
+    if not strategy.from_spectra:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="lillama-") as folder:
+        yield FactorCache(Cache(Path(folder)), "the model")
+
+
+def _spectra(model: Any, blocks: Any, strategy: StrategyConfig, cache: FactorCache | None, progress: bool) -> Spectra:
+    """What a strategy that plans by spectra asks for them."""
+
+    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        assert isinstance(strategy, SpectrumConfig)
+        model.eval()
+        seen = blocks.head(strategy.tokens)
+        return output_energies(model, names, seen, floor=strategy.floor, cache=cache, progress=progress)
+
+    return spectra
+
+
 def _recommended() -> DistillConfig:
     """``distill=recommended``."""
     return DistillConfig(batch_size=1, lr=3e-4, lr_schedule=LearningRate.cosine, warmup=0.05)
 
 
 def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
-    budget = LARGEST_TOKEN_BUDGET if tokens is None else tokens
-    return DataConfig(source=Source.local, path="texts", tokens=budget, seq_len=seq_len)
+    return DataConfig(source=Source.local, path="texts", tokens=tokens, seq_len=seq_len)
 
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
@@ -112,6 +140,6 @@ def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: Da
     for number, row in enumerate(rows, 1):
         check_row(row, f"texts: row {number}")
     blocks = blocks_up_to(config, rows, tokenizer)
-    if exact and blocks.tokens < config.tokens:
+    if exact and blocks.tokens < config.budget:
         raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
     return blocks

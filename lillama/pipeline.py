@@ -1,12 +1,13 @@
 """One run, from a configuration to its result: one call a stage.
 
-RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distilled student and curve -> checkpoint
+RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distilled student and curve
+          -> fine-tuned model and its curve -> checkpoint
 """
 
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,28 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, RunConfig, Stage
+from lillama.config import MEASURES, PLANNED, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
-from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
-from lillama.init import factor_cache, start_factors
+from lillama.init import start_factors
+from lillama.job import Job, Saves, note_of
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
-from lillama.model.card import model_card
-from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import load_model, resolve_device, show_progress
+from lillama.model.checkpoint import check_space
+from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
-from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.preempt import Preemption, listening
-from lillama.prepare import PLANNED, Inputs, cache_of, check_runnable, kept, prepare_inputs, prepare_plan
-from lillama.record import CHECKPOINT, SCRATCH, SNAPSHOTS, Record, alone, finished, following, recording, refuse
+from lillama.prepare import Inputs, check_runnable, prepare_plan
+from lillama.record import SCRATCH, alone, finished, following, recording, refuse
+from lillama.saving import save, save_tuned
 from lillama.strategy.plan import RankPlan
+from lillama.supply import Supply
+from lillama.tuning import tune
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A run under way in this process: what is asked for, where it is told, what it goes on from."""
-
-    config: RunConfig
-    record: Record
-    team: Team
-    preemption: Preemption
-    snapshots: Snapshots
-    start: Snapshot | None
 
 
 def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -69,100 +59,128 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
         refuse(config, folder, overrides, error)
         raise
     with listening() as preemption, team_of(config.parallel, device) as team:
-        snapshots = Snapshots(folder / SNAPSHOTS, fingerprint, config.snapshot, background=device.type == "cuda")
+        saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
         if not team.main:
-            return follow(config, folder, team, preemption, snapshots)
+            return follow(config, folder, team, preemption, saves)
         with alone(folder):
             previous = team.told(finished(config, folder, fingerprint))
             if previous is not None:
-                clean(folder, snapshots)
+                clean(folder, saves)
                 log.info("already done, nothing to run: %s", folder)
                 return previous
-            start = team.told(snapshots.latest())
-            note = None if start is None else start.note
+            start = team.told(saves.distill.latest())
+            tuned = saves.tuned(config, start)
+            note = note_of(start, tuned)
             with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
-                run_stages(Job(config, record, team, preemption, snapshots, start))
-            clean(folder, snapshots)
+                run_stages(Job(config, record, team, preemption, saves, start, tuned))
+            clean(folder, saves)
     return record.result.as_dict()
 
 
-def clean(folder: Path, snapshots: Snapshots) -> None:
+def clean(folder: Path, saves: Saves) -> None:
     """Remove what only an unfinished run needs."""
-    snapshots.remove()
+    saves.remove()
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
-def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, snapshots: Snapshots) -> dict[str, Any]:
+def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
     """What a process does that keeps no records: the same stages, without a word."""
     previous = team.told(None)
     if previous is not None:
         return previous
     start = team.told(None)
     with following(config, folder) as record, explained(team):
-        run_stages(Job(config, record, team, preemption, snapshots, start))
+        run_stages(Job(config, record, team, preemption, saves, start))
     return record.result.as_dict()
 
 
 def run_stages(job: Job) -> None:
     """The plan first, then what the model is needed for."""
     config, record, plan = job.config, job.record, None
-    if PLANNED & set(config.stages):
+    supply = Supply(config, record)
+    if set(PLANNED) & set(config.stages):
         with record.stage("plan"):
-            plan = prepare_plan(config, record.folder)
+            plan = agreed_plan(job, supply)
         record.note_plan(plan)
     else:
         check_runnable(config)
     if set(config.stages) - {Stage.plan, Stage.bench}:
-        with record.stage("data"):
-            inputs = prepare_inputs(config)
-        record.note_data(inputs.data, inputs.text)
+        inputs = supply.inputs()
         torch.manual_seed(config.seed)
         if plan is not None and Stage.init in config.stages:
-            compress(job, plan, inputs)
+            compress(job, plan, supply)
         elif job.team.main:
-            measure_checkpoint(Measurement(config, record, inputs), plan)
+            measurement = Measurement(config, record, inputs)
+            tuning = partial(tune_loaded, job, measurement) if Stage.finetune in config.stages else None
+            measure_checkpoint(measurement, plan, tuning)
     if Stage.bench in config.stages and job.team.main:
         assert plan is not None
         with record.stage("bench"):
             record.result.bench = bench(config, plan, record.folder)
 
 
-def compress(job: Job, plan: RankPlan, inputs: Inputs) -> None:
+def agreed_plan(job: Job, supply: Supply) -> RankPlan:
+    """The plan that every process goes by, and every part of a run that is cut short.
+
+    One from spectra is made by the main process alone: theirs differ in the last bits from device to device.
+    """
+    config, folder = job.config, job.record.folder
+    if job.start is not None and "plan" in job.start.note:  # older snapshots lack it
+        return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
+    if not config.strategy.from_spectra:
+        return prepare_plan(config, folder)
+    return job.team.told(prepare_plan(config, folder, spectra=supply.spectra) if job.team.main else None)
+
+
+def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     """The model made smaller, measured, saved, measured as it is saved."""
-    config, record, start = job.config, job.record, job.start
-    with record.stage("load"):
-        teacher = load_model(config.model, cache_of(config), seed=config.seed)
+    config, record = job.config, job.record
+    inputs, teacher = supply.inputs(), supply.take_teacher()
     measurement = Measurement(config, record, inputs)
     curve = make_curve(job, measurement)
-    if start is None:
+    if job.note is None:
         curve.add_dense(teacher)
     with record.stage("init"):
-        student = first_student(job, teacher, plan, inputs)
-    if start is None:
+        student = first_student(job, teacher, plan, supply)
+    if job.note is None:
         curve.add(student, tokens=0)
     if Stage.distill in config.stages:
         with record.stage("distill"):
-            distil(job, inputs, student, curve)
+            distil(job, plan, inputs, student, curve)
     curve.add(student, record.result.tokens)
     curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
     student.check_finite()
     record.note_curve(curve.figures, curve.points, inputs.text)
     if job.team.main:
-        finish(measurement, plan, student)
+        finish(job, measurement, plan, student, curve)
 
 
-def finish(measurement: Measurement, plan: RankPlan, student: Student) -> None:
-    """What needs no other process any more: the measures beside the dense model, the checkpoint, its own measures."""
+def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student, curve: Curve) -> None:
+    """What needs no other process: the measures beside the dense model, fine-tuning, the checkpoint, its measures."""
     config, record = measurement.config, measurement.record
     measure_beside(measurement, student)
     compressed = student.settle()
+    if Stage.finetune in config.stages:
+        compressed = tune(measurement, compressed, job.resumption(curve=curve.state()))
     if config.save_checkpoint:
         with record.stage("save"):
             save(config, plan, measurement.inputs, compressed, record)
     measurement.each(compressed, COMPRESSED)
 
 
-def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) -> Student:
+def tune_loaded(job: Job, measurement: Measurement, model: nn.Module) -> nn.Module:
+    """A model fine-tuned as it came, dense or compressed, and its checkpoint."""
+    config, record = job.config, job.record
+    if config.save_checkpoint:
+        check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
+    tuned = tune(measurement, model, job.resumption())
+    if config.save_checkpoint:
+        with record.stage("save"):
+            save_tuned(config, measurement.inputs, tuned, record)
+    return tuned
+
+
+def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> Student:
     """The student before it learns; its factors are still blank where a snapshot will fill them.
 
     The main process of a team makes the factors for all.
@@ -171,8 +189,8 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, inputs: Inputs) 
     if job.start is not None:
         return Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
     if job.team.main:
-        known = factor_cache(kept(config), config.model, teacher, seed=config.seed)
-        made = start_factors(teacher, plan.ranks, inputs.data, config.init, cache=known, progress=config.progress)
+        data, known = supply.inputs().data, supply.factors(teacher)
+        made = start_factors(teacher, plan.ranks, data, config.init, cache=known, progress=config.progress)
         student = Student(teacher, made)
     else:
         student = Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
@@ -188,11 +206,11 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
         measure=measurement.perplexity if wanted else None,
         every=job.config.evaluate.every_tokens,
         on_point=record.log_perplexity,
-        start=None if job.start is None or not job.team.main else job.start.note["curve"],
+        start=None if job.note is None or not job.team.main else job.note["curve"],
     )
 
 
-def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
+def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
     config, record = job.config, job.record
@@ -201,7 +219,7 @@ def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
         record.log_step(progress.tokens, step_metrics(progress))
 
     def note() -> Mapping[str, Any]:
-        return {**record.note(), "curve": curve.state()}
+        return {**record.note(), "curve": curve.state(), "plan": plan.as_dict()}
 
     session = Session(
         on_step=on_step,
@@ -209,12 +227,12 @@ def distil(job: Job, inputs: Inputs, student: Student, curve: Curve) -> None:
         progress=config.progress and job.team.main,
         team=job.team,
         preemption=job.preemption,
-        snapshots=None if config.snapshot.off else job.snapshots,
+        snapshots=None if config.snapshot.off else job.saves.distill,
         start=job.start,
         note=note,
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=bool(set(config.stages) & set(MEASURES)),
+        save_at_end=bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
     distill(student, inputs.data, config.distill, config.loss, session)
 
@@ -223,16 +241,3 @@ def step_metrics(progress: Progress) -> dict[str, float]:
     """What a logger hears of a step."""
     metrics = {f"loss/block_{index:03d}": loss for index, loss in progress.losses.items()}
     return metrics | {"loss/mean": progress.loss, "lr": progress.lr, "tokens_per_second": progress.tokens_per_second}
-
-
-def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: Record) -> None:
-    """Write the checkpoint, with the run's own figures on its card."""
-    save_checkpoint(
-        model,
-        inputs.tokenizer,
-        record.folder / CHECKPOINT,
-        plan=plan.as_dict(),
-        card=model_card(record.result.as_dict(), AUTO_CLASSES[task_of_architecture(model.config)].__name__),
-        without_bias=not config.init.keep_bias,
-    )
-    record.result.checkpoint = CHECKPOINT

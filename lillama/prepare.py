@@ -1,13 +1,13 @@
 """All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
-from lillama.config import Dtype, FeatureConfig, Moments, RunConfig, Source, Stage, Task
+from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
@@ -16,40 +16,57 @@ from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
 from lillama.evaluate.samples import prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
+from lillama.finetune import check_finetune
 from lillama.model.checkpoint import check_space
-from lillama.model.load import check_dense, load_tokenizer, meta_model, model_task, resolve_device, resolve_dtype
+from lillama.model.load import (
+    check_dense,
+    is_compressed,
+    load_tokenizer,
+    meta_model,
+    model_task,
+    resolve_device,
+    resolve_dtype,
+)
 from lillama.model.targets import model_shape
-from lillama.strategy import make_plan
+from lillama.strategy import Spectra, make_plan
 from lillama.strategy.plan import RankPlan
 
 READ_TEXT = {Stage.perplexity, Stage.throughput, Stage.stable_rank}
-OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples}  # stages that a model without next tokens of text cannot run
-PLANNED = {Stage.plan, Stage.init, Stage.bench}
+# What a model cannot run that predicts no next token of text.
+OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples, Stage.domains}
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The tokenizer, and what no stage needs is None: calibration tokens, the text that perplexity, speed and stable
-    ranks are measured on, the harness's tasks, speech with its transcripts."""
+    """The tokenizer, and what no stage needs is None: calibration tokens, those of the fine-tuning, the text that
+    perplexity, speed and stable ranks are measured on, the harness's tasks, speech with its transcripts, texts of
+    several kinds."""
 
     tokenizer: Any
     data: Calibration | None = None
+    tuning: Calibration | None = None
     text: MeasuredText | None = None
     tasks: Tasks | None = None
     speech: Sequence[Utterance] | None = None
+    domains: Mapping[str, MeasuredText] | None = None
 
 
-def prepare_plan(config: RunConfig, folder: Path) -> RankPlan:
-    """The plan, from shapes alone; with the checks of whether it can be carried out.
+def prepare_plan(
+    config: RunConfig, folder: Path, *, spectra: Spectra | None = None, known: RankPlan | None = None
+) -> RankPlan:
+    """The plan, from shapes or from ``spectra``; with the checks of whether it can be carried out.
 
+    :param spectra: asked for by a strategy with ``from_spectra`` when all else has been found right.
+    :param known: the plan that an earlier part of this run was made by, which is kept.
     :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
-    if Stage.init in config.stages:
+    if Stage.init in config.stages or config.strategy.from_spectra:
         check_dense(config.model, cache_of(config))
-    plan = make_plan(model_shape(meta_model(config.model, cache_of(config)), config.model.targets), config.strategy)
-    if set(config.stages) != {Stage.plan}:
+    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets)
+    if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
+    plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
     return plan
@@ -62,17 +79,22 @@ def prepare_inputs(config: RunConfig) -> Inputs:
     """
     stages, evaluate = set(config.stages), config.evaluate
     tokenizer = load_tokenizer(config.model, cache_of(config))
-    feature = Stage.init in stages and isinstance(config.init, FeatureConfig)
     if Stage.samples in stages:
         prompt_tokens(tokenizer, evaluate.samples)
-    calibrates, reads = feature or Stage.distill in stages, bool(stages & READ_TEXT)
+    reads = bool(stages & READ_TEXT)
     return Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, tokenizer) if calibrates else None,
+        data=_calibration(config, config.data, tokenizer) if config.calibrates else None,
+        tuning=_calibration(config, config.finetune.data, tokenizer) if Stage.finetune in stages else None,
         text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
+        domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
+
+
+def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
+    return {name: measured_text(own, tokenizer, domain_key(name)) for name, own in config.texts.items()}
 
 
 def cache_of(config: RunConfig) -> Path:
@@ -85,10 +107,10 @@ def kept(config: RunConfig) -> Cache:
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 
-def _calibration(config: RunConfig, tokenizer: Any) -> Calibration:
-    if config.data.source is Source.speech:
-        return speech_clips(config.data, tokenizer)
-    return token_blocks(config.data, tokenizer, kept(config))
+def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any) -> Calibration:
+    if data.source is Source.speech:
+        return speech_clips(data, tokenizer)
+    return token_blocks(data, tokenizer, kept(config))
 
 
 def check_runnable(config: RunConfig) -> None:
@@ -103,10 +125,11 @@ def check_runnable(config: RunConfig) -> None:
         raise ConfigError(f"stages: {name} is a {task.name} model and {what}, so not {wrong}; give stages=[{left}]")
     if Stage.perplexity in stages and task is Task.seq2seq_lm and config.evaluate.perplexity.stride is not None:
         raise ConfigError("evaluate.perplexity.stride: an encoder-decoder reads windows that do not overlap; give null")
-    needs_data = Stage.distill in stages or (Stage.init in stages and isinstance(config.init, FeatureConfig))
-    if needs_data and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
+    if config.calibrates and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
+    if Stage.finetune in stages:
+        check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:

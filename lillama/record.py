@@ -26,18 +26,24 @@ from lillama.strategy.plan import RankPlan
 log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint"
 SNAPSHOTS, SCRATCH = "snapshots", "scratch"
+TUNING_SNAPSHOTS = "snapshots_finetune"
 LOCK = ".lock"
 ROOM = {  # how a stage needs less of the device
     "init": "set model.offload=true, or init=svd, which needs no moments",
     "distill": "lower distill.micro_batch, or set distill/schedule=blockwise with model.offload=true",
+    "finetune": "lower finetune.micro_batch, or set finetune.activation_checkpointing=true, or finetune=lora",
     "perplexity": "lower evaluate.perplexity.batch_size or .seq_len, or set model.offload=true",
     "zero_shot": "lower evaluate.zero_shot.batch_size, or set model.offload=true",
     "wer": "lower evaluate.wer.batch_size",
     "throughput": "lower evaluate.throughput.batch_size or .lengths",
+    "domains": "lower evaluate.domains.texts.NAME.batch_size or .seq_len",
     "stable_rank": "lower evaluate.stable_rank.batch_size or .seq_len",
 }
 STABLE_RANK_CHART = "stable_rank.png"
-OUTPUTS = (FILE, "plan.json", "curve.csv", "curve.png", "metrics.csv", "bench.png", STABLE_RANK_CHART)
+OUTPUTS = (
+    *(FILE, "plan.json", "curve.csv", "curve.png", "finetune.csv", "finetune.png"),
+    *("metrics.csv", "bench.png", STABLE_RANK_CHART),
+)
 
 
 class Record:
@@ -113,6 +119,13 @@ class Record:
         if text is not None:
             self.result.bits_per_byte = {name: text.bits_per_byte(value) for name, value in figures.items()}
 
+    def note_finetune(self, figures: dict[str, Any], perplexity: float | None, text: MeasuredText | None) -> None:
+        """Keep what a fine-tuning was, and the perplexity after it."""
+        self.result.finetune = figures | {"seconds": self.result.seconds["finetune"]}
+        if perplexity is not None and text is not None:
+            self.result.perplexity["finetuned"] = perplexity
+            self.result.bits_per_byte["finetuned"] = text.bits_per_byte(perplexity)
+
     def note_measured(self, stage: str, role: str, figures: dict[str, Any]) -> None:
         """Keep what a stage has found of a model so far; it is on disk at once, however the run ends."""
         self.result.measured.setdefault(stage, {})[role] = figures
@@ -125,10 +138,15 @@ class Record:
         self.result.tokens = tokens
         self.logger.log({**metrics, "peak_memory": host_peak()}, tokens=tokens)
 
-    def log_perplexity(self, tokens: int, value: float) -> None:
-        """A point of the curve was measured."""
-        self.logger.log({"perplexity": value}, tokens=tokens)
-        log.info("perplexity %.2f at %s tokens", value, f"{tokens:,}")
+    def log_update(self, tokens: int, metrics: dict[str, float]) -> None:
+        """An update of the fine-tuning is done, after so many tokens of its own."""
+        named = {f"finetune/{name}": value for name, value in metrics.items()}
+        self.logger.log({**named, "peak_memory": host_peak()}, tokens=tokens)
+
+    def log_perplexity(self, tokens: int, value: float, name: str = "perplexity") -> None:
+        """A point of a curve was measured."""
+        self.logger.log({name: value}, tokens=tokens)
+        log.info("%s %.2f at %s tokens", name, value, f"{tokens:,}")
 
     def _lap(self) -> None:
         now = time.perf_counter()
@@ -168,7 +186,7 @@ def finished(config: RunConfig, folder: Path, fingerprint: str) -> dict[str, Any
             f"hydra.run.dir={folder}: holds another run ({found['name']}, fingerprint {found['fingerprint'][:8]},"
             f" this one is {fingerprint[:8]}); choose another folder or name, or remove it"
         )
-    wanted = config.save_checkpoint and Stage.init in config.stages
+    wanted = config.save_checkpoint and bool({Stage.init, Stage.finetune} & set(config.stages))
     return None if wanted and not (folder / CHECKPOINT).is_dir() else found
 
 
@@ -191,7 +209,7 @@ def clear(folder: Path) -> None:
     """Remove what an earlier, unfinished run left; a figure of one run must not stand beside those of another."""
     for name in OUTPUTS:
         (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINT, SNAPSHOTS, SCRATCH):
+    for name in (CHECKPOINT, SNAPSHOTS, TUNING_SNAPSHOTS, SCRATCH):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 FILE = "results.json"
 FIGURES = (
     *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte"),
-    *("tokens", "seconds", "peak_memory", "measured"),
+    *("tokens", "finetune", "seconds", "peak_memory", "measured"),
 )
 
 
@@ -18,6 +18,9 @@ FIGURES = (
 class RunResult:
     """The figures of one run; a stage that did not run leaves its part empty.
 
+    ``perplexity`` is that of the dense model, at the ``start`` and the ``end`` of the distillation and of the
+    ``finetuned`` model. ``finetune`` holds the fine-tuning's own tokens, steps and seconds, how many parameters learnt,
+    its loss and its curve as pairs with the tokens seen.
     ``measured`` holds what the stages after the making found: by stage and role (``dense``, ``compressed``).
     ``seconds`` is wall time by stage, ``peak_memory`` the highest resident memory of the process during the run and
     ``peak_device_memory`` that of the GPU, both in bytes.
@@ -37,6 +40,7 @@ class RunResult:
     bits_per_byte: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
+    finetune: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     peak_device_memory: int | None = None

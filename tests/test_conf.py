@@ -17,8 +17,10 @@ from lillama.config import (
     Reduction,
     Source,
     Split,
+    Stage,
     SvdConfig,
     Train,
+    Tune,
     UniformConfig,
 )
 from lillama.errors import ConfigError
@@ -26,7 +28,7 @@ from tests.conftest import ROOT, composed
 
 GROUPS = (
     *("model", "strategy", "loss", "init", "data", "distill", "distill/schedule"),
-    *("evaluate", "evaluate/perplexity", "logger", "bench", "preset"),
+    *("finetune", "finetune/data", "evaluate", "evaluate/perplexity", "logger", "bench", "preset"),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
@@ -36,6 +38,8 @@ NEEDS = {
     ("strategy", "plan"): ["strategy.file=plan.json"],
     ("data", "local"): ["data.path=file.jsonl"],
     ("data", "speech"): ["data.path=folder"],
+    ("finetune/data", "local"): ["finetune.data.path=file.jsonl"],
+    ("finetune/data", "speech"): ["finetune.data.path=folder"],
     ("evaluate/perplexity", "local"): ["evaluate.perplexity.path=file.jsonl"],
 }
 
@@ -89,7 +93,7 @@ def test_early_stopping_needs_held_out_text():
         composed("distill/schedule=blockwise", "distill.schedule.heldout=0.1", "distill.keep=lowest_batch")
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "bottom", "top"])
+@pytest.mark.parametrize("strategy", ["uniform", "spectrum", "bottom", "top", "middle_out", "mixed"])
 def test_the_smallest_rank_is_a_key_of_every_strategy(strategy):
     """So that one sweep over k fits all of them."""
     assert composed(f"strategy={strategy}", "strategy.k=96").strategy.k == 96
@@ -116,6 +120,21 @@ def test_the_papers_preset_is_the_papers_text():
     assert config.data.path == "Open-Orca/SlimOrca"
 
 
+def test_fine_tuning_is_the_papers_by_default():
+    """Table 5: every parameter, 2e-5 with cosine, once over the whole text, which is not the calibration's."""
+    config = composed("finetune/data=slimorca", "data.tokens=1000")
+    settings = config.finetune
+    assert (settings.train, settings.lr, settings.lr_schedule) == (Tune.all, 2e-5, LearningRate.cosine)
+    assert (settings.epochs, settings.data.tokens) == (1, None)
+    assert settings.data.path == "Open-Orca/SlimOrca" != config.data.path
+    assert composed("finetune=lora", "finetune/data=wikitext2").finetune.train is Tune.lora
+
+
+def test_every_text_is_there_for_calibration_and_for_fine_tuning():
+    names = [{path.name for path in (ROOT / "conf" / group).glob("*.yaml")} for group in ("data", "finetune/data")]
+    assert names[0] == names[1]
+
+
 def test_the_command_line_wins_over_a_preset():
     config = composed("preset=paper", "strategy=uniform", "init=feature", "distill.lr=1e-3", "data=stdlib_docs")
     assert isinstance(config.strategy, UniformConfig)
@@ -131,6 +150,8 @@ def test_the_command_line_wins_over_a_preset():
         ("strategy.reduction=0", "strategy.reduction"),
         ("strategy.reduction=-0.1", "strategy.reduction"),
         ("strategy.round_to=0", "strategy.round_to"),
+        ("strategy=spectrum strategy.floor=0", "strategy.floor"),
+        ("strategy=spectrum strategy.tokens=0", "strategy.tokens"),
         ("data.tokens=0", "data.tokens"),
         ("data.tokens=-5", "data.tokens"),
         ("data.tokens=99999999999999", "data.tokens"),
@@ -143,6 +164,19 @@ def test_the_command_line_wins_over_a_preset():
         ("distill.warmup=1", "distill.warmup"),
         ("distill.clip_norm=0", "distill.clip_norm"),
         ("distill.micro_batch=0", "distill.micro_batch"),
+        ("finetune.lr=-1", "finetune.lr"),
+        ("finetune.lr=nan", "finetune.lr"),
+        ("finetune.epochs=0", "finetune.epochs"),
+        ("finetune.batch_size=0", "finetune.batch_size"),
+        ("finetune.micro_batch=0", "finetune.micro_batch"),
+        ("finetune.warmup=1", "finetune.warmup"),
+        ("finetune.weight_decay=-1", "finetune.weight_decay"),
+        ("finetune.clip_norm=0", "finetune.clip_norm"),
+        ("finetune.lora.rank=0", "finetune.lora.rank"),
+        ("finetune.lora.alpha=0", "finetune.lora.alpha"),
+        ("finetune.lora.dropout=1", "finetune.lora.dropout"),
+        ("finetune.data.tokens=0", "finetune.data.tokens"),
+        ("finetune.data.seq_len=1", "finetune.data.seq_len"),
         ("snapshot.every_minutes=0", "snapshot.every_minutes"),
         ("snapshot.every_steps=0", "snapshot.every_steps"),
         ("snapshot.keep=0", "snapshot.keep"),
@@ -158,5 +192,12 @@ def test_the_command_line_wins_over_a_preset():
 )
 def test_values_out_of_range_are_refused_by_name(override, key):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
-        composed(override)
+        composed(*override.split())
     assert "\n" not in str(caught.value)
+
+
+def test_stages_that_an_interpolation_gives_are_stages():
+    words = ("experiments=table04_small_models", "scale=tiny")
+    assert composed(*words, "model=tiny_mamba").stages == [Stage.zero_shot]
+    with pytest.raises(ConfigError, match="none of plan"):
+        composed(*words, "stages=${of_model:{tiny_mamba:[nap]},[nap]}")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lillama.pipeline
+import lillama.supply
 from lillama.cells import cell_name
 from tests.conftest import TINY_RUN
 
@@ -57,7 +58,7 @@ def test_a_cell_name_is_readable():
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
 )
 def test_bad_input_is_one_line_with_status_2_before_a_model_is_loaded(words, said, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.pipeline, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(lillama.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     fitting = [word for word in TINY_RUN if not (word.startswith(("strategy", "model=")) and _sets(words, word))]
     status, _, err = cli(*fitting, *words, f"hydra.run.dir={tmp_path}")
     assert status == 2, err
@@ -104,14 +105,14 @@ def test_another_error_is_status_1_and_tells_where(cli, tmp_path, monkeypatch):
 
 def test_a_failed_cell_of_a_sweep_keeps_no_model_alive_and_the_others_run(cli, tmp_path, monkeypatch):
     alive = []
-    original = lillama.pipeline.load_model
+    original = lillama.supply.load_model
 
     def load(*args, **kwargs):
         model = original(*args, **kwargs)
         alive.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(lillama.pipeline, "load_model", load)
+    monkeypatch.setattr(lillama.supply, "load_model", load)
     original_start = lillama.pipeline.start_factors
 
     def start(teacher, ranks, data, config, **options):

@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lillama
-from lillama.config import BottomConfig, SvdConfig, TargetsConfig
+import lillama.init.feature
+from lillama.config import BottomConfig, SpectrumConfig, SvdConfig, TargetsConfig
 from lillama.data.sources import stdlib_topics
 from lillama.errors import ConfigError
 from lillama.model.load import byte_tokenizer
@@ -71,6 +72,20 @@ def test_strategy_and_targets_are_the_callers_choice(model):
     replaced = [name for name, module in model.named_modules() if isinstance(module, LowRank)]
     assert replaced
     assert all(".mlp." in name for name in replaced)
+
+
+def test_a_plan_by_spectra_takes_no_moment_twice(model, monkeypatch):
+    names, take = [], lillama.init.feature.input_moments
+
+    def moments(model, group, *rest, **options):
+        names.extend(group)
+        return take(model, group, *rest, **options)
+
+    monkeypatch.setattr(lillama.init.feature, "input_moments", moments)
+    before = sum(p.numel() for p in model.parameters())
+    lillama.compress(model, byte_tokenizer(), TEXTS, strategy=SpectrumConfig(reduction=0.3), **QUICK)
+    assert sum(p.numel() for p in model.parameters()) <= 0.7 * before
+    assert len(names) == len(set(names)) == 28
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lillama.pipeline
+import lillama.supply
 from lillama import load_checkpoint
 from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import measured_text, perplexity
@@ -132,7 +133,7 @@ def test_metrics_name_every_block(finished_run):
 
 
 def test_a_plan_alone_needs_no_model_and_no_data(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.pipeline, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(lillama.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     words = ("stages=[plan]", "model=mixtral_8x7b", "strategy=bottom", "data=local", "data.path=/nowhere")
     status, out, err = cli(*words, f"hydra.run.dir={tmp_path}")
     assert status == 0, err

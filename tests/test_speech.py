@@ -145,3 +145,50 @@ def test_librispeechs_own_layout(whisper, speech):
     assert batch.tokens == clips.tokens == int(batch.mask.sum())
     assert len(clips.head(1)) == 1
     assert clips.hash != clips.head(1).hash
+
+
+def test_a_compressed_decoder_is_fine_tuned_with_its_encoder_frozen(cli, whisper, speech, tmp_path):
+    """Table 16, in small: a compressed decoder learns from speech, and its word error rate is measured after it."""
+    out = tmp_path / "out"
+    tuned = ("finetune/data=speech", f"finetune.data.path={speech}", "finetune.scope=decoder", "finetune.lr=1e-3")
+    rest = (
+        "strategy.scope=decoder",
+        "stages=[plan,init,distill,finetune,wer]",
+        "finetune.batch_size=4",
+        "finetune.epochs=4",
+    )
+    heard = ("evaluate/wer=local", f"evaluate.wer.path={speech}", "evaluate.wer.max_new_tokens=20")
+    status, _, err = cli(*words(whisper, speech, out, *tuned, *rest, *heard))
+    assert status == 0, err
+    result = read_json(out / "results.json")
+    found = result["finetune"]
+    assert found["tokens"] == 4 * found["data"]["tokens"]
+    assert found["data"]["tokens"] > result["data"]["tokens"], "all of the speech, not what calibration takes"
+    losses = [loss for _, loss in found["loss"]]
+    assert losses[-1] < losses[0]
+    assert found["curve"] == []
+    assert set(result["measured"]["wer"]) == {"dense", "compressed"}
+    dense = WhisperForConditionalGeneration.from_pretrained(whisper)
+    small = load_checkpoint(out / "checkpoint")
+    theirs = small.model.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in dense.model.encoder.state_dict().items())
+    assert not torch.equal(small.model.decoder.embed_tokens.weight, dense.model.decoder.embed_tokens.weight)
+
+
+def test_a_dense_speech_model_is_fine_tuned_and_stays_an_ordinary_one(cli, whisper, speech, tmp_path):
+    out = tmp_path / "out"
+    tuned = ("stages=[finetune,wer]", "finetune/data=speech", f"finetune.data.path={speech}", "finetune.lr=1e-3")
+    heard = ("evaluate/wer=local", f"evaluate.wer.path={speech}", "evaluate.wer.max_new_tokens=20")
+    status, _, err = cli(*words(whisper, speech, out, *tuned, *heard))
+    assert status == 0, err
+    assert set(read_json(out / "results.json")["measured"]["wer"]) == {"dense"}
+    model = WhisperForConditionalGeneration.from_pretrained(out / "checkpoint")
+    assert not hasattr(model.config, "quantization_config")
+    AutoProcessor.from_pretrained(out / "checkpoint")
+
+
+def test_a_speech_model_is_not_fine_tuned_on_text(cli, whisper, speech, tmp_path):
+    status, _, err = cli(*words(whisper, speech, tmp_path / "out", "stages=[finetune]"))
+    assert status == 2
+    assert "finetune.data.source=stdlib_docs: " in err
+    assert "is a speech_seq2seq model and needs speech" in err

@@ -9,19 +9,25 @@ class Stage(Enum):
     plan = "plan"
     init = "init"
     distill = "distill"
+    finetune = "finetune"  # the whole model at once, from the loss of its predictions
     perplexity = "perplexity"
     zero_shot = "zero_shot"  # the evaluation harness
     throughput = "throughput"  # speed and memory of inference, dense and compressed in turn
     wer = "wer"  # word error rate of a speech model
     samples = "samples"  # generated texts
     stable_rank = "stable_rank"  # of weights and of what they put out
+    domains = "domains"  # perplexity on texts of several kinds
     bench = "bench"  # what the engine costs; not one of the stages that make a model
 
 
 MADE_BY_DEFAULT = (Stage.plan, Stage.init, Stage.distill, Stage.perplexity)
 
 
-MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.stable_rank)  # of a finished model
+PLANNED = (Stage.plan, Stage.init, Stage.bench)  # stages that need a plan
+
+
+# Of a finished model.
+MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.stable_rank, Stage.domains)
 
 
 class Weights(Enum):
@@ -63,6 +69,13 @@ class Rounding(Enum):
 
     parameters = "parameters"  # the model shrinks by the asked amount
     rank = "rank"  # the authors' code: a fraction of the largest rank that saves; the model shrinks by less
+
+
+class Weighting(Enum):
+    """How ``spectrum`` counts the output energy that a matrix loses."""
+
+    relative = "relative"  # as a share of the matrix's own: every matrix matters alike
+    absolute = "absolute"  # as it is: large outputs matter more
 
 
 class Inputs(Enum):
@@ -147,6 +160,15 @@ class Train(Enum):
 
     factors = "factors"
     block = "block"
+
+
+class Tune(Enum):
+    """Which parameters a fine-tuning changes."""
+
+    none = "none"  # nothing: the stage is left out, for sweeps
+    all = "all"
+    factors = "factors"  # of a compressed model; everything dense stays
+    lora = "lora"  # low-rank updates of the factors, of a dense model's matrices; merged into them at the end
 
 
 class LearningRate(Enum):

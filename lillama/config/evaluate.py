@@ -152,6 +152,21 @@ class StableRankConfig:
         require(self.batch_size > 0, "evaluate.stable_rank.batch_size", self.batch_size, POSITIVE)
 
 
+def domain_key(name: str) -> str:
+    """The configuration group of one of the domains' texts, as errors name it."""
+    return f"evaluate.domains.texts.{name}"
+
+
+@dataclass(kw_only=True, slots=True)
+class DomainsConfig:
+    """Perplexity on texts of several kinds, by name; each is measured as ``evaluate.perplexity`` is."""
+
+    texts: dict[str, PerplexityConfig] = MISSING
+
+    def __post_init__(self) -> None:
+        require(bool(self.texts), "evaluate.domains.texts", {}, "give at least one text")
+
+
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
     """What is measured; ``every_tokens=0`` measures the curve at the start and at the end only.
@@ -171,6 +186,7 @@ class EvaluateConfig:
     wer: WerConfig = MISSING
     samples: SamplesConfig = MISSING
     stable_rank: StableRankConfig = MISSING
+    domains: DomainsConfig = MISSING
 
     def __post_init__(self) -> None:
         require(self.every_tokens >= 0, "evaluate.every_tokens", self.every_tokens, "must not be negative")

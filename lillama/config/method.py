@@ -2,11 +2,22 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import Distance, Dtype, Inputs, Reduction, Rounding, Scope, Split, Task, Weights
+from lillama.config.choices import (
+    Distance,
+    Dtype,
+    Inputs,
+    Reduction,
+    Rounding,
+    Scope,
+    Split,
+    Task,
+    Weighting,
+    Weights,
+)
 from lillama.errors import POSITIVE, require
 
 
@@ -62,8 +73,12 @@ class ModelConfig:
 
 @dataclass(kw_only=True, slots=True)
 class StrategyConfig:
-    """How small the model becomes: a reduction, or a parameter count (which wins where both are given)."""
+    """How small the model becomes: a reduction, or a parameter count (which wins where both are given).
 
+    ``from_spectra`` says whether a strategy looks at weights and calibration tokens, not at shapes alone.
+    """
+
+    from_spectra: ClassVar[bool] = False
     reduction: float = 0.2
     parameters: str | None = None
     scope: Scope = Scope.all
@@ -92,6 +107,16 @@ class TopConfig(BottomConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class MiddleOutConfig(BottomConfig):
+    """Algorithm 1 from the middle layer outward."""
+
+
+@dataclass(kw_only=True, slots=True)
+class MixedConfig(BottomConfig):
+    """Algorithm 1 from both ends in turn."""
+
+
+@dataclass(kw_only=True, slots=True)
 class UniformConfig(StrategyConfig):
     """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
 
@@ -103,6 +128,28 @@ class UniformConfig(StrategyConfig):
         StrategyConfig.__post_init__(self)
         require(self.k > 0, "strategy.k", self.k, POSITIVE)
         require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class SpectrumConfig(StrategyConfig):
+    """Ranks that lose the least output energy; none is below ``k``, and they are multiples of ``round_to``.
+
+    ``tokens`` and ``floor`` are those of ``init=feature``: where they are the same, the two share their spectra.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+    weighting: Weighting = Weighting.relative
+    tokens: int = 16384
+    floor: float = 1e-7
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+        require(self.tokens > 0, "strategy.tokens", self.tokens, POSITIVE)
+        require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
-from lillama.config.choices import MADE_BY_DEFAULT, LoggerKind, OutOfMemory, Parallel, Stage, Weights
+from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Tune, Weights
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
+from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.method import FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -31,9 +32,9 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SnapshotConfig:
-    """How often a distillation is saved so that the same command goes on with it; null: not by this measure.
+    """How often a distillation or a fine-tuning is saved, so that the same command goes on with it.
 
-    ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
+    Null: not by this measure. ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
     """
 
     every_minutes: float | None = 5.0
@@ -54,11 +55,20 @@ class SnapshotConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class RanksConfig:
+    """What ``strategy.k`` and ``strategy.m`` of Algorithm 1 are where nothing else is said; a scale says it."""
+
+    k: int = 1024
+    m: int = 256
+
+
+@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, whole."""
 
     name: str = "run"
     scale: str | None = None
+    ranks: RanksConfig = field(default_factory=RanksConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
     seed: int = 0
@@ -72,6 +82,7 @@ class RunConfig:
     init: InitConfig = MISSING
     data: DataConfig = MISSING
     distill: DistillConfig = MISSING
+    finetune: FinetuneConfig = MISSING
     evaluate: EvaluateConfig = MISSING
     logger: LoggerConfig = MISSING
     bench: BenchConfig = field(default_factory=BenchConfig)
@@ -81,6 +92,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb
         require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
+        # What an interpolation gives is a list of words still: OmegaConf converts only what stands in the YAML itself.
+        names = [stage.name if isinstance(stage, Stage) else str(stage) for stage in self.stages]
+        for name in names:
+            require(name in Stage.__members__, "stages", names, f"{name} is none of {', '.join(Stage.__members__)}")
+        self.stages = [Stage[name] for name in names]
+        if self.finetune.train is Tune.none:
+            self.stages = [stage for stage in self.stages if stage is not Stage.finetune]
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
@@ -88,6 +106,14 @@ class RunConfig:
             raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
         if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:
             raise ConfigError("distill.on_oom=halve: processes that share blocks share parts; set distill.micro_batch")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a stage looks at calibration tokens."""
+        stages = set(self.stages)
+        plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
+        starts = Stage.init in stages and isinstance(self.init, FeatureConfig)
+        return plans or starts or Stage.distill in stages
 
     @property
     def baseline(self) -> ModelConfig | None:

@@ -6,6 +6,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from lillama.config.evaluate import (
+    DomainsConfig,
     EvaluateConfig,
     PerplexityConfig,
     SamplesConfig,
@@ -14,15 +15,19 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
+from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
     FeatureConfig,
     LossConfig,
+    MiddleOutConfig,
+    MixedConfig,
     ModelConfig,
     PlanFileConfig,
     RandomConfig,
     RankConfig,
+    SpectrumConfig,
     SvdConfig,
     TopConfig,
     UniformConfig,
@@ -36,7 +41,10 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "strategy": {
         "bottom_schema": BottomConfig,
         "top_schema": TopConfig,
+        "middle_out_schema": MiddleOutConfig,
+        "mixed_schema": MixedConfig,
         "uniform_schema": UniformConfig,
+        "spectrum_schema": SpectrumConfig,
         "rank_schema": RankConfig,
         "plan_schema": PlanFileConfig,
     },
@@ -45,6 +53,8 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "data": {"data_schema": DataConfig},
     "distill": {"distill_schema": DistillConfig},
     "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
+    "finetune": {"finetune_schema": FinetuneConfig},
+    "finetune/data": {"finetune_data_schema": FinetuneDataConfig},
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},
@@ -52,6 +62,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "evaluate/wer": {"wer_schema": WerConfig},
     "evaluate/samples": {"samples_schema": SamplesConfig},
     "evaluate/stable_rank": {"stable_rank_schema": StableRankConfig},
+    "evaluate/domains": {"domains_schema": DomainsConfig},
     "logger": {"logger_schema": LoggerConfig},
     "bench": {"bench_schema": BenchConfig},
 }

@@ -1,6 +1,7 @@
 """Texts, and how calibration text becomes blocks of tokens."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -14,7 +15,7 @@ LARGEST_TOKEN_BUDGET = 10**12
 class TextConfig:
     """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
 
-    ``files`` are the only ones that are read of a Hub dataset, by pattern.
+    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern.
     """
 
     source: Source = MISSING
@@ -32,9 +33,14 @@ class TextConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig(TextConfig):
-    """Calibration text and how it becomes blocks of tokens."""
+    """Calibration text and how it becomes blocks of tokens; ``tokens`` null takes the whole text.
 
-    tokens: int = 65536
+    ``KEY`` is the group that errors name.
+    """
+
+    KEY: ClassVar[str] = "data"
+
+    tokens: int | None = 65536
     seq_len: int = 512
     packing: Packing = Packing.packed
     order: Order = Order.shuffled
@@ -44,7 +50,12 @@ class DataConfig(TextConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        TextConfig.check(self, "data")
-        legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}"
-        require(0 < self.tokens <= LARGEST_TOKEN_BUDGET, "data.tokens", self.tokens, legal)
-        require(self.seq_len > 1, "data.seq_len", self.seq_len, "must be at least 2")
+        TextConfig.check(self, self.KEY)
+        legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}, or be null for all"
+        require(0 < self.budget <= LARGEST_TOKEN_BUDGET, f"{self.KEY}.tokens", self.tokens, legal)
+        require(self.seq_len > 1, f"{self.KEY}.seq_len", self.seq_len, "must be at least 2")
+
+    @property
+    def budget(self) -> int:
+        """How many tokens are taken at most."""
+        return LARGEST_TOKEN_BUDGET if self.tokens is None else self.tokens

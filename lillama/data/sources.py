@@ -37,7 +37,7 @@ def source_identity(config: TextConfig, key: str) -> str:
     if config.source is Source.hub:
         path = Path(str(config.path))
         place = readable_digest(path, f"{key}.path") if path.is_dir() else str(path)
-        return digest([place, config.revision, config.subset, config.split])
+        return digest([place, config.revision, config.subset, config.split, config.files])
     if config.source is Source.speech:
         return readable_digest(Path(str(config.path)).expanduser(), f"{key}.path")
     return digest([readable_digest(file, f"{key}.path") for file in _files(config, key)])
@@ -61,7 +61,9 @@ def _hub_rows(config: TextConfig, key: str) -> Sequence[Row]:
     try:
         import datasets
 
-        rows = datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
+        rows = datasets.load_dataset(
+            config.path, config.subset, split=config.split, revision=config.revision, data_files=data_files(config)
+        )
     except ImportError:
         raise ConfigError(f"{key}.source=hub: needs the package datasets (pip install datasets)") from None
     except Exception as error:  # noqa: BLE001 - whatever the Hub client says, the user gets it in one line
@@ -70,6 +72,11 @@ def _hub_rows(config: TextConfig, key: str) -> Sequence[Row]:
     if not len(rows):
         raise ConfigError(f"{key}.path={config.path}: holds no rows")
     return CheckedRows(rows, f"{key}.path={config.path}")
+
+
+def data_files(config: TextConfig) -> dict[str, str] | None:
+    """The files of a Hub dataset that its split is read from, as the library ``datasets`` takes them; None for all."""
+    return None if config.files is None else {config.split.partition("[")[0]: config.files}
 
 
 class CheckedRows(Sequence[Row]):
@@ -95,9 +102,11 @@ def _files(config: TextConfig, key: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ConfigError(f"{key}.path={path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    wanted, found = config.files, path.rglob("*") if config.files is None else path.glob(config.files)
+    files = sorted(file for file in found if file.is_file() and (wanted is not None or file.suffix in SUFFIXES))
     if not files:
-        raise ConfigError(f"{key}.path={path}: the folder holds no file ending in {', '.join(SUFFIXES)}")
+        kind = f"ending in {', '.join(SUFFIXES)}" if wanted is None else f"of the pattern {wanted}"
+        raise ConfigError(f"{key}.path={path}: the folder holds no file {kind}")
     return files
 
 

@@ -17,8 +17,6 @@ from lillama.errors import ConfigError
 from lillama.model.inputs import Batch
 from lillama.provenance import path_digest
 
-KEY = "data"
-
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -34,6 +32,7 @@ class SpeechClips:
 
     clips: tuple[Clip, ...]
     processor: Any
+    key: str  # the configuration group, for errors
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -66,20 +65,22 @@ class SpeechClips:
     def _features(self, clips: Sequence[Clip]) -> torch.Tensor:
         extractor = self.processor.feature_extractor
         rate = extractor.sampling_rate
-        sound = [read_sound(clip.file, rate, key=KEY, name=str(clip.file)) for clip in clips]
+        sound = [read_sound(clip.file, rate, key=self.key, name=str(clip.file)) for clip in clips]
         return extractor(sound, sampling_rate=rate, return_tensors="pt").input_features
 
 
 def speech_clips(config: DataConfig, processor: Any) -> SpeechClips:
-    """The clips of a folder in the configured order, until their transcripts hold ``data.tokens`` tokens.
+    """The clips of a folder in the configured order, until their transcripts hold ``config.tokens`` tokens
+    (null: all).
 
-    :func:`lillama.data.sound.transcripts` says what the folder holds. Transcripts are cut at ``data.seq_len`` tokens.
+    :func:`lillama.data.sound.transcripts` says what the folder holds. Transcripts are cut at ``config.seq_len`` tokens.
 
-    :raises ConfigError: for a folder without transcripts, a missing file, or fewer tokens than ``data.tokens``.
+    :raises ConfigError: for a folder without transcripts, a missing file, or fewer tokens than ``config.tokens``.
     """
+    key = config.KEY
     if not hasattr(processor, "feature_extractor"):
-        raise ConfigError("data.source=speech: the model has no processor with a feature extractor; give its folder")
-    rows = list(transcripts(Path(str(config.path)).expanduser(), KEY))
+        raise ConfigError(f"{key}.source=speech: the model has no processor with a feature extractor; give its folder")
+    rows = list(transcripts(Path(str(config.path)).expanduser(), key))
     if config.order is Order.shuffled:
         random.Random(config.seed).shuffle(rows)
     clips = []
@@ -89,14 +90,14 @@ def speech_clips(config: DataConfig, processor: Any) -> SpeechClips:
             clips.append(Clip(file, tuple(ids)))
     if config.order is Order.longest_first:
         clips.sort(key=lambda clip: -len(clip.ids))
-    kept = _until(clips, config.tokens)
+    kept = _until(clips, config.budget)
     held = sum(len(clip.ids) for clip in kept)
-    if held < config.tokens:
-        raise ConfigError(f"data.tokens={config.tokens}: the transcripts hold only {held} tokens")
+    if not kept or (config.tokens is not None and held < config.tokens):
+        raise ConfigError(f"{key}.tokens={config.tokens}: the transcripts hold only {held} tokens")
     for clip in kept:
         if not clip.file.is_file():
-            raise ConfigError(f"data.path={config.path}: {clip.file.name} has a transcript and is not there")
-    return SpeechClips(tuple(kept), processor)
+            raise ConfigError(f"{key}.path={config.path}: {clip.file.name} has a transcript and is not there")
+    return SpeechClips(tuple(kept), processor, key)
 
 
 def _until(clips: Sequence[Clip], tokens: int) -> tuple[Clip, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -62,7 +63,7 @@ class TokenBlocks:
 def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlocks:
     """The blocks of a calibration text, from the cache where it has them; of several processes, one makes them.
 
-    :raises ConfigError: for unreadable data, or data with fewer tokens than ``data.tokens``.
+    :raises ConfigError: for unreadable data, or data with fewer tokens than ``config.tokens``.
     """
     key = _cache_key(config, tokenizer)
     held = cache.read(KIND, key, _load)
@@ -72,35 +73,35 @@ def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlock
         held = cache.read(KIND, key, _load)
         if held is not None:
             return held
-        blocks = build_blocks(config, read_rows(config, "data"), tokenizer)
+        blocks = build_blocks(config, read_rows(config, config.KEY), tokenizer)
         cache.write(KIND, key, save({"ids": blocks.ids, "lengths": blocks.lengths}))
     return blocks
 
 
 def build_blocks(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
-    """Rows into blocks, with exactly ``data.tokens`` real tokens.
+    """Rows into blocks, with exactly ``config.tokens`` real tokens (null: all that there are).
 
     :raises ConfigError: for rows that hold fewer.
     """
     blocks = blocks_up_to(config, rows, tokenizer)
-    if blocks.tokens < config.tokens:
-        raise ConfigError(f"data.tokens={config.tokens}: the data holds only {blocks.tokens} tokens")
+    if config.tokens is not None and blocks.tokens < config.tokens:
+        raise ConfigError(f"{config.KEY}.tokens={config.tokens}: the data holds only {blocks.tokens} tokens")
     return blocks
 
 
 def blocks_up_to(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
-    """Rows into blocks, with ``data.tokens`` real tokens or as many as there are.
+    """Rows into blocks, with ``config.tokens`` real tokens or as many as there are.
 
     :raises ConfigError: for rows without a token.
     """
     if config.packing is Packing.padded:
-        pieces = _take(_rows_cut(config, rows, tokenizer), config.tokens)
+        pieces = _take(_rows_cut(config, rows, tokenizer), config.budget)
     elif rows and _join(config, rows[0], tokenizer) is Join.blank_line:
-        pieces = _take(_shuffled_windows(config, rows, tokenizer), config.tokens)
+        pieces = _take(_shuffled_windows(config, rows, tokenizer), config.budget)
     else:
         pieces = _windows(_stream(config, rows, tokenizer), config.seq_len) if rows else []
     if not pieces:
-        raise ConfigError("data: the texts hold no token")
+        raise ConfigError(f"{config.KEY}: the texts hold no token")
     return _padded(pieces, config.seq_len, pad=_pad_id(tokenizer))
 
 
@@ -110,7 +111,7 @@ def _cache_key(config: DataConfig, tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
     identity = [vocabulary, getattr(tokenizer, "chat_template", None)]
-    return digest([CACHE_FORMAT, source_identity(config, "data"), options, identity])[:32]
+    return digest([CACHE_FORMAT, source_identity(config, config.KEY), options, identity])[:32]
 
 
 def _load(file: Path) -> TokenBlocks:
@@ -150,22 +151,22 @@ def _rows_cut(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterat
     return (row[: config.seq_len] for row in ids if row)
 
 
-def _stream(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> list[int]:
-    """Rows one after the other until the budget is met."""
+def _stream(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Sequence[int]:
+    """Rows one after the other until the budget is met; 4 bytes a token, since a text may be taken whole."""
     join = _join(config, rows[0], tokenizer)
     between = [tokenizer.eos_token_id] if join is Join.eos and tokenizer.eos_token_id is not None else []
     order = _ordered(config, len(rows))
     if config.order is Order.longest_first:
         order.sort(key=lambda index: -len(row_text(rows[index], tokenizer, config.template, config.system)))
-    stream: list[int] = []
+    stream = array("i")
     for index in order:
-        stream += _row_ids(config, rows[index], tokenizer) + between
-        if len(stream) >= config.tokens:
+        stream.extend(_row_ids(config, rows[index], tokenizer) + between)
+        if len(stream) >= config.budget:
             break
-    return stream[: config.tokens]
+    return stream[: config.budget]
 
 
-def _shuffled_windows(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[list[int]]:
+def _shuffled_windows(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[Sequence[int]]:
     """Plain text joined by blank lines, cut into windows; the windows are shuffled, since the rows belong together."""
     text = "\n\n".join(row_text(row, tokenizer, config.template, config.system) for row in rows)
     windows = _windows(_encode(text, tokenizer, templated=False), config.seq_len)
@@ -176,13 +177,13 @@ def _shuffled_windows(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -
         yield tail
 
 
-def _windows(stream: list[int], length: int) -> list[list[int]]:
+def _windows(stream: Sequence[int], length: int) -> list[Sequence[int]]:
     return [stream[start : start + length] for start in range(0, len(stream), length)]
 
 
-def _take(pieces: Iterator[list[int]], tokens: int) -> list[list[int]]:
+def _take(pieces: Iterator[Sequence[int]], tokens: int) -> list[Sequence[int]]:
     """Pieces until the budget is met; the last is cut so that it is met exactly."""
-    taken: list[list[int]] = []
+    taken: list[Sequence[int]] = []
     left = tokens
     for piece in pieces:
         taken.append(piece[:left])
@@ -192,7 +193,7 @@ def _take(pieces: Iterator[list[int]], tokens: int) -> list[list[int]]:
     return taken
 
 
-def _padded(pieces: Sequence[list[int]], length: int, *, pad: int) -> TokenBlocks:
+def _padded(pieces: Sequence[Sequence[int]], length: int, *, pad: int) -> TokenBlocks:
     ids = np.full((len(pieces), length), pad, dtype=np.int32)
     for row, piece in zip(ids, pieces, strict=True):
         row[: len(piece)] = piece

@@ -10,6 +10,7 @@ import numpy as np
 
 from lillama.config import Source, WerConfig
 from lillama.data.sound import TRANSCRIPT_COLUMNS, check_sound, read_sound, sound_library, transcripts
+from lillama.data.sources import data_files
 from lillama.errors import ConfigError
 
 KEY = "evaluate.wer"
@@ -105,7 +106,7 @@ def _dataset(config: WerConfig) -> Any:
         raise ConfigError(f"{KEY}.source=hub: needs the package datasets (pip install datasets)") from None
     place = Path(str(config.path)).expanduser()
     path = str(place) if place.is_dir() else config.path
-    files = None if config.files is None else {config.split.partition("[")[0]: config.files}
+    files = data_files(config)
     try:
         return datasets.load_dataset(
             path, config.subset, split=config.split, revision=config.revision, data_files=files

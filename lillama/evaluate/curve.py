@@ -1,15 +1,22 @@
-"""The perplexity curve of a run: points in memory, ``curve.csv`` after every point, ``curve.png`` at the end."""
+"""A perplexity curve of a run: points in memory, a CSV file after every point, a chart at the end."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
-from lillama.model.student import Student
 from lillama.results import write_csv
 
 COLUMNS = ("tokens", "perplexity")
+
+
+class Learning(Protocol):
+    """What learns: a student, or a model that is fine-tuned."""
+
+    def in_place(self) -> AbstractContextManager[nn.Module]:
+        """The model as it is by now, ready to be measured."""
 
 
 class Curve:
@@ -18,7 +25,7 @@ class Curve:
     :param measure: gives a model's perplexity; None where the run measures none, and the curve then does nothing.
     :param every: how many tokens lie between two points; 0 for the start and the end only.
     :param on_point: told of every new point, (tokens, perplexity).
-    :param start: the :meth:`state` of a curve to go on with.
+    :param start: the :meth:`state` of a curve to go on with. :param name: of its files, without their endings.
     """
 
     def __init__(
@@ -29,8 +36,9 @@ class Curve:
         every: int = 0,
         on_point: Callable[[int, float], None] = lambda tokens, perplexity: None,
         start: Mapping[str, Any] | None = None,
+        name: str = "curve",
     ) -> None:
-        self.folder = folder
+        self.file = folder / f"{name}.csv"
         self.measure = measure
         self.every = every
         self.on_point = on_point
@@ -42,16 +50,16 @@ class Curve:
         if self.measure is not None:
             self.dense = self.measure(teacher)
 
-    def add(self, student: Student, tokens: int) -> None:
+    def add(self, student: Learning, tokens: int) -> None:
         """Measure the point at this many seen tokens, unless it was the last one measured."""
         if self.measure is None or (self.points and self.points[-1][0] == tokens):
             return
         with student.in_place() as compressed:
             self.points.append((tokens, self.measure(compressed)))
-        write_csv(self.folder / "curve.csv", [COLUMNS, *self.points])
+        write_csv(self.file, [COLUMNS, *self.points])
         self.on_point(*self.points[-1])
 
-    def add_if_due(self, student: Student, tokens: int) -> None:
+    def add_if_due(self, student: Learning, tokens: int) -> None:
         """Measure a point where at least ``every`` tokens' mark was passed since the last one."""
         last = self.points[-1][0] if self.points else 0
         if self.every > 0 and tokens // self.every > last // self.every:
@@ -70,8 +78,8 @@ class Curve:
         return figures
 
     def draw(self, title: str) -> None:
-        """Write ``curve.png``, where there is a curve; the dense model's perplexity is a dashed line."""
-        if not self.points or self.dense is None:
+        """Write a chart, where there is a curve; the dense model's perplexity, where known, is a dashed line."""
+        if not self.points:
             return
         from matplotlib.figure import Figure
 
@@ -79,8 +87,9 @@ class Curve:
         axes = figure.subplots()
         tokens, values = zip(*self.points, strict=True)
         axes.plot(tokens, values, marker="o", label="student")
-        axes.axhline(self.dense, linestyle="--", color="grey", label=f"dense ({self.dense:.2f})")
+        if self.dense is not None:
+            axes.axhline(self.dense, linestyle="--", color="grey", label=f"dense ({self.dense:.2f})")
         axes.set(xlabel="seen tokens", ylabel="perplexity", yscale="log", title=title)
         axes.legend()
         axes.grid(visible=True, which="both", alpha=0.3)
-        figure.savefig(self.folder / "curve.png", dpi=120)
+        figure.savefig(self.file.with_suffix(".png"), dpi=120)

@@ -39,14 +39,14 @@ class MeasuredText:
         return math.log2(perplexity) * len(self.ids) / self.bytes
 
 
-def measured_text(config: PerplexityConfig, tokenizer: Any) -> MeasuredText:
+def measured_text(config: PerplexityConfig, tokenizer: Any, key: str = "evaluate.perplexity") -> MeasuredText:
     """A text as tokens: its rows joined by blank lines, cut at ``max_tokens``.
 
     Of a long text only as much is read as the cut needs.
 
     :raises ConfigError: for unreadable text, or fewer than two tokens.
     """
-    rows = read_rows(config, "evaluate.perplexity")
+    rows = read_rows(config, key)
     characters = None if config.max_tokens is None else CHARACTERS_A_TOKEN * config.max_tokens
     while True:
         text = "\n\n".join(_up_to(characters, rows, tokenizer))
@@ -58,7 +58,7 @@ def measured_text(config: PerplexityConfig, tokenizer: Any) -> MeasuredText:
         characters = 2 * (characters or 0)
     kept = torch.tensor(ids[: config.max_tokens], dtype=torch.long)
     if len(kept) < 2:
-        raise ConfigError(f"evaluate.perplexity.path={config.path}: holds fewer than two tokens")
+        raise ConfigError(f"{key}.path={config.path}: holds fewer than two tokens")
     uncut = whole and len(kept) == len(ids)
     return MeasuredText(kept, len((text if uncut else _text_of(kept, text, tokenizer)).encode()))
 

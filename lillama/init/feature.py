@@ -30,15 +30,31 @@ def feature_start(
     """The start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None
     seen = data.head(config.tokens)
-    columns = kept_columns(teacher, ranks)
-    work = _Work(teacher, seen, config.floor, columns, progress)
-    key = ["feature", config.floor, seen.hash] if cache is not None else []
     weak: dict[str, int] = {}
-    for name, spectrum in spectra(Method(key, work.compute, work.restore), columns, cache):
+    for name, spectrum in feature_spectra(teacher, ranks, seen, floor=config.floor, cache=cache, progress=progress):
         weak[name] = spectrum.undetermined(ranks[name])
         _report_idle(name, spectrum)
         yield name, spectrum.cut(ranks[name])
     _report_weak(weak)
+
+
+def feature_spectra(
+    teacher: nn.Module,
+    ranks: Mapping[str, int],
+    data: Calibration,
+    *,
+    floor: float,
+    cache: FactorCache | None,
+    progress: bool,
+) -> Iterator[tuple[str, FeatureSpectrum]]:
+    """The spectrum of every named matrix, of which its rank can be cut; those in the cache come first.
+
+    :param data: the calibration tokens, all of which count. :param floor: of their moments (:func:`ridge`).
+    """
+    columns = kept_columns(teacher, ranks)
+    work = _Work(teacher, data, floor, columns, progress)
+    key = ["feature", floor, data.hash] if cache is not None else []
+    return spectra(Method(key, work.compute, work.restore), columns, cache)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def moment_groups(model: nn.Module, names: Sequence[str], limit: int = MOMENT_BY
         weight = matrix(model, name)
         sizes[name] = moment_bytes(weight.shape[-1]) * weight[..., 0, 0].numel()  # sharing makes it less
         if sizes[name] > limit:
-            log.warning("feature start: the moments of %s alone take %.1f GB", name, sizes[name] / 1e9)
+            log.warning("the moments of %s alone take %.1f GB", name, sizes[name] / 1e9)
     return within_limit(sizes, limit)
 
 
@@ -100,7 +100,7 @@ class _Collector:
         stack = self.blocks.stack(self.blocks.index_of(name))
         mask = self.inputs.mask(0 if x is self._memory else stack)
         if mask is not None and mask.numel() != x[..., 0].numel():
-            raise ConfigError(f"init=feature: the rows of {name} are not the tokens of its batch; use init=svd")
+            raise ConfigError(f"{name}: its rows are not its batch's tokens; use init=svd, and no strategy=spectrum")
         return None if mask is None else mask.reshape(x.shape[:-1])
 
     def _linear(self, name: str) -> Callable[..., None]:

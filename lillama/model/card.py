@@ -1,4 +1,4 @@
-"""The model card of a compressed checkpoint."""
+"""The model cards of checkpoints: of a compressed one, of one that was fine-tuned as it came."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ def model_card(result: dict[str, Any], auto: str = "AutoModelForCausalLM") -> st
     """
     settings, parameters, reduction = result["settings"], result["parameters"], result["reduction"]
     perplexity = result["perplexity"]
+    made = perplexity.get("finetuned", perplexity.get("end"))
     rows = [
         ("parameters", f"{parameters['dense']:,}", f"{parameters['compressed']:,}"),
-        ("perplexity", _figure(perplexity.get("dense")), _figure(perplexity.get("end"))),
+        ("perplexity", _figure(perplexity.get("dense")), _figure(made)),
     ]
     table = "\n".join(f"| {name} | {dense} | {compressed} |" for name, dense, compressed in rows)
     base = _public(settings["model"]["path"]) or settings["model"]["name"]
@@ -24,7 +25,7 @@ tags: [lillama, low-rank, compression]
 # {_public(settings["model"]["name"])}, {reduction["realised"]:.1%} smaller
 
 `{base}` with {result["matrices"]} matrices in {result["blocks"]} blocks replaced by low-rank factors and distilled
-block by block on {result["tokens"]:,} calibration tokens, by Lillama (arXiv 2412.16719).
+block by block on {result["tokens"]:,} calibration tokens{_tuned(result)}, by Lillama (arXiv 2412.16719).
 
 | | dense | compressed |
 | --- | --- | --- |
@@ -41,6 +42,48 @@ model = {auto}.from_pretrained("FOLDER", trust_remote_code=True)  # or, without 
 
 `model.dequantize()` gives a plain dense model, for tools that know no factors.
 """
+
+
+def tuned_card(result: dict[str, Any], auto: str, *, compressed: bool) -> str:
+    """README.md of a model that was fine-tuned as it came; :func:`model_card` is that of one made smaller first.
+
+    :param compressed: whether it is in low-rank factors.
+    """
+    settings, perplexity = result["settings"], result["perplexity"]
+    base = _public(settings["model"]["path"]) or settings["model"]["name"]
+    before = perplexity.get("end" if compressed else "dense")
+    rows = [("before", _figure(before)), ("after", _figure(perplexity.get("finetuned")))]
+    load = "trust_remote_code=True)  # or, without the flag, after `import lillama`" if compressed else ")"
+    table = "\n".join(f"| {name} | {figure} |" for name, figure in rows)
+    return f"""---
+library_name: transformers
+tags: {"[lillama, low-rank, compression]" if compressed else "[lillama]"}
+---
+# {_public(settings["model"]["name"])}, fine-tuned
+
+`{base}`, {_tuned(result).removeprefix(", then ")}, by Lillama (arXiv 2412.16719).
+
+| | perplexity |
+| --- | --- |
+{table}
+
+{_text(settings["evaluate"]["perplexity"]) if perplexity else "No perplexity was measured."}
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("FOLDER"{", " if compressed else ""}{load}
+```
+"""
+
+
+def _tuned(result: dict[str, Any]) -> str:
+    """What was fine-tuned, where it was."""
+    found = result["finetune"]
+    if not found:
+        return ""
+    what = {"all": "whole", "factors": "in its factors", "lora": "by LoRA"}[result["settings"]["finetune"]["train"]]
+    return f", then fine-tuned {what} on {found['tokens']:,} tokens"
 
 
 def _text(measured: dict[str, Any]) -> str:

@@ -34,13 +34,24 @@ def save_checkpoint(
         processor. :param card: the text of README.md. :param options: passed on to ``model.save_pretrained``, for
         instance ``max_shard_size``.
     """
+    mark(model, low_rank_config(model, plan["ranks"], without_bias=without_bias))
+    save_loaded(model, tokenizer, folder, plan=plan, card=card, **options)
+
+
+def save_loaded(
+    model: Any, tokenizer: Any, folder: Path, *, plan: Mapping[str, Any] | None, card: str, **options: Any
+) -> None:
+    """Write a model as ``from_pretrained`` gave it, dense or compressed; the folder is there whole or not at all.
+
+    :param plan: of a compressed one, where it is known.
+    """
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    mark(model, low_rank_config(model, plan["ranks"], without_bias=without_bias))
     try:
         model.save_pretrained(temporary, **options)
         tokenizer.save_pretrained(temporary)
-        write_json(temporary / "plan.json", plan)
+        if plan is not None:
+            write_json(temporary / "plan.json", plan)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

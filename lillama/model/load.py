@@ -119,9 +119,14 @@ def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.M
 
 def check_dense(config: ModelConfig, cache_dir: Path) -> None:
     """Raise a :class:`ConfigError` where the weights are low-rank factors already."""
-    known = getattr(_architecture(config, cache_dir), "quantization_config", None) or {}
-    if known.get("quant_method") == METHOD:
+    if is_compressed(config, cache_dir):
         raise ConfigError(f"model.path={config.path}: is compressed already; model.dequantize() gives a dense one")
+
+
+def is_compressed(config: ModelConfig, cache_dir: Path) -> bool:
+    """Whether the weights are low-rank factors already."""
+    known = getattr(_architecture(config, cache_dir), "quantization_config", None) or {}
+    return known.get("quant_method") == METHOD
 
 
 def model_task(config: ModelConfig, cache_dir: Path) -> Task:

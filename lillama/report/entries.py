@@ -1,15 +1,18 @@
 """The cells of a table: what the paper prints, what was measured, and where that comes from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lillama.config import TableConfig
 from lillama.report.cells import Cell
 from lillama.report.paper import Printed, as_number, printed_table, recomputed_mean
-from lillama.report.records import Record, at, records
+from lillama.report.records import NO_POINT, Record, at, records
 
 MEASURED, OOM, NOT_RUN, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "not run", "paper only", "no figure"
+WORDS = "words"
+AT_A_POINT = ("{tokens}", "{key}")  # what names a point of a curve, or an entry of a mapping
+Cells = Mapping[tuple[tuple[str, ...], str], "Entry"]
 UNITS = {"percent": 100.0, "minutes": 1 / 60, "GB": 1e-9, "billion": 1e-9, "million": 1e-6, "thousand": 1e-3, "": 1.0}
 
 
@@ -41,8 +44,8 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """Whether something that should be measured is not."""
-        return self.status not in (MEASURED, OOM, NOT_RUN, PAPER_ONLY)
+        """Whether something is left to run; a cell that is done and has no such figure will not get one."""
+        return self.status not in (MEASURED, OOM, NOT_RUN, NO_FIGURE, PAPER_ONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +77,62 @@ def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]
     found: dict[tuple[tuple[str, ...], str], Entry] = {}
     for cell in cells:
         for record in records(cell, given, roles=config.roles, along=config.along):
-            row = {header: words.format_map(record.shown) for header, words in config.rows.items()}
+            row = {header: _named(words.format_map(record.shown), config) for header, words in config.rows.items()}
             beside = printed.find(row, config.nearest) or {}
             for entry in _entries(record, config, tuple(row.values()), beside):
                 known = found.get((entry.row, entry.column))
                 if known is None or (known.open and not entry.open):
                     found[entry.row, entry.column] = entry
-    return Table(name, config, scale, [*found.values(), *_paper_only(config, printed, found)], _notes(config, printed))
+    own = _along_others(config, printed, found)
+    return Table(name, config, scale, [*own.values(), *_paper_only(config, printed, own)], _notes(config, printed))
+
+
+def _along_others(config: TableConfig, printed: Printed, found: Cells) -> Cells:
+    """A cell that has no points yet stands, as MISSING, at the points of its neighbours in the same rows."""
+    place = [number for number, words in enumerate(config.rows.values()) if words in AT_A_POINT]
+    own = dict(found)
+    for (row, column), entry in found.items():
+        if config.along is None or not place or not entry.open or row[place[0]] != NO_POINT:
+            continue
+        others = [other for other in dict.fromkeys(row for row, _ in found) if _differ_at(row, other) == place]
+        for other in others:
+            beside = printed.find(dict(zip(config.rows, other, strict=True)), config.nearest) or {}
+            own.setdefault((other, column), replace(entry, row=other, paper=beside.get(column) or None))
+        if others:
+            del own[row, column]
+    return own
+
+
+def _differ_at(row: Sequence[str], other: Sequence[str]) -> list[int]:
+    return [number for number, (own, its) in enumerate(zip(row, other, strict=True)) if own != its]
+
+
+def _named(words: str, config: TableConfig) -> str:
+    return config.names.get(words, words)
 
 
 def _entries(record: Record, config: TableConfig, row: tuple[str, ...], beside: Mapping[str, str]) -> Iterator[Entry]:
     for column, what in config.columns.items():
-        path = config.value if isinstance(what, Mapping) else what
+        path, printed = config.value if isinstance(what, Mapping) else what, beside.get(column) or None
+        if what is None:
+            yield Entry(row=row, column=column, status=PAPER_ONLY, paper=printed)
+            continue
         if isinstance(what, Mapping) and any(record.raw.get(key) != str(words) for key, words in what.items()):
             continue
         assert path is not None
-        yield _entry(record, path, row=row, column=column, paper=beside.get(column) or None)
+        yield _entry(record, path, row=row, column=column, paper=printed)
 
 
 def _entry(record: Record, path: str, *, row: tuple[str, ...], column: str, paper: str | None) -> Entry:
     place, _, unit = (part.strip() for part in path.partition("|"))
-    found, factor = at(record.figures, place), UNITS[unit]
+    found, factor = at(record.figures, place), UNITS.get(unit, 1.0)
+    words = unit == WORDS and isinstance(found, str)
     known: dict[str, Any] = {"row": row, "column": column, "paper": paper, "source": _source(record.cell)}
     if isinstance(found, Mapping):  # repeated measurements
         low, high = sorted((factor * found["lowest"], factor * found["highest"]))
         return Entry(**known, status=MEASURED, value=factor * found["median"], spread=(low, high))
+    if words:
+        return Entry(**known, status=MEASURED, text=found)
     if isinstance(found, str):  # "OOM", "not run"
         return Entry(**known, status=found)
     if found is None:

@@ -4,10 +4,12 @@ import io
 from collections.abc import Sequence
 
 from lillama.report.entries import Table
-from lillama.report.marks import draw_bars, draw_lines
-from lillama.report.series import Series, along_x, by_row
+from lillama.report.marks import draw_bars, draw_lines, styles
+from lillama.report.series import Series, along_x, by_row, row_names
 from lillama.report.spec import BARS, CURVE, LINE, FigureSpec, figure_spec
 
+BESIDE = 3  # panels in a line
+OUTSIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # bars leave no corner free
 Labelled = tuple[str, Series]
 
 
@@ -26,16 +28,22 @@ def figure_png(table: Table) -> bytes | None:
 def _drawn(table: Table, spec: FigureSpec, panels: dict[str, list[Labelled]]) -> bytes:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.4, 4.4 * len(panels)), 4), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    down = -(-len(panels) // BESIDE)
+    beside = -(-len(panels) // down)
+    figure = Figure(figsize=(max(6.8, 4.4 * beside), 0.4 + 3.6 * down), layout="constrained")
+    looks = styles(label for lines in panels.values() for label, _ in lines)
+    places = list(figure.subplots(down, beside, squeeze=False).flat)
+    for axes, (title, lines) in zip(places, panels.items(), strict=False):
         if spec.kind == BARS:
-            draw_bars(axes, lines, [", ".join(filter(None, row)) for row in table.by_row()])
+            draw_bars(axes, lines, looks, row_names(table))
         else:
-            draw_lines(axes, lines, x=str(spec.x), tokens=spec.kind == CURVE)
-        axes.set(title=title, yscale="log" if spec.log else "linear")
+            draw_lines(axes, lines, looks, x=str(spec.x), tokens=spec.kind == CURVE)
+        axes.set(title=title, ylabel=spec.y or ("perplexity" if spec.kind == CURVE else ""))
+        axes.set_yscale("log" if spec.log else "linear")
         axes.grid(visible=True, axis="y", alpha=0.25)
-        axes.legend(fontsize="small")
-    figure.axes[0].set_ylabel(spec.y or ("perplexity" if spec.kind == CURVE else ""))
+        axes.legend(fontsize="small", **(OUTSIDE if spec.kind == BARS else {}))
+    for axes in places[len(panels) :]:
+        axes.set_visible(False)
     figure.suptitle(f"{table.config.title} (scale: {table.scale})", fontsize="medium")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120)

@@ -1,6 +1,6 @@
 """Lines and bars of a figure: a gap where nothing was measured, with the word that says why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lillama.report.series import Point, Series
@@ -8,15 +8,26 @@ from lillama.report.series import Point, Series
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5c00", "#56b4e9", "#333333")  # colour-blind eyes tell them
 MARKS = "osD^vPX"
 MILLION = 1e6
+TICKS = 5
 SPAN = 0.8  # of the room of a row that its bars take
 MANY = 3  # names of rows that stand upright; more are turned
 
 
-def draw_lines(axes: Any, lines: Sequence[tuple[str, Series]], *, x: str, tokens: bool) -> None:
+def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a mark for every label, the same in all panels."""
+    return {
+        label: {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)]}
+        for place, label in enumerate(dict.fromkeys(labels))
+    }
+
+
+def draw_lines(
+    axes: Any, lines: Sequence[tuple[str, Series]], looks: Mapping[str, dict[str, Any]], *, x: str, tokens: bool
+) -> None:
     """A full line a series through its points, broken at gaps, and the paper's points dashed in the same colour."""
     scale = MILLION if tokens else 1.0
-    for place, (label, series) in enumerate(lines):
-        style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)]}
+    for label, series in lines:
+        style = looks[label]
         if series.points:
             places, values = [one.x / scale for one in series.points], [one.value for one in series.points]
             axes.errorbar(places, values, yerr=_errors(series.points), label=label, capsize=3, **style)
@@ -25,15 +36,18 @@ def draw_lines(axes: Any, lines: Sequence[tuple[str, Series]], *, x: str, tokens
             places, values = [x / scale for x, _ in series.paper], [value for _, value in series.paper]
             thin = {"alpha": 0.75, "markersize": 4, "fillstyle": "none"}
             axes.plot(places, values, "--", label=f"{label}, the paper", **thin, **style)
+    axes.locator_params(axis="x", nbins=TICKS)
     axes.set_xlabel("seen tokens (millions)" if tokens else x)
 
 
-def draw_bars(axes: Any, lines: Sequence[tuple[str, Series]], names: Sequence[str]) -> None:
+def draw_bars(
+    axes: Any, lines: Sequence[tuple[str, Series]], looks: Mapping[str, dict[str, Any]], names: Sequence[str]
+) -> None:
     """A full bar a series at every row, and a dashed outline beside it where the paper prints a figure."""
     room = SPAN / sum(1 + bool(series.paper) for _, series in lines)
     left = -SPAN / 2 + room / 2
-    for place, (label, series) in enumerate(lines):
-        colour = COLOURS[place % len(COLOURS)]
+    for label, series in lines:
+        colour = looks[label]["color"]
         _full_bars(axes, label, series.points, colour=colour, room=room, shift=left)
         left += room
         if series.paper:

@@ -32,12 +32,13 @@ class Printed:
         return bool(self.rows) and header in self.rows[0]
 
 
-def printed_table(file: str | None) -> Printed:
-    """The rows of a file under ``experiments/paper``; none where there is no file."""
-    if file is None:
-        return Printed([])
-    with (FOLDER / file).open(newline="", encoding="utf-8") as opened:
-        return Printed(list(csv.DictReader(opened)))
+def printed_table(files: Sequence[str]) -> Printed:
+    """The rows of files under ``experiments/paper``."""
+    rows: list[Mapping[str, str]] = []
+    for file in files:
+        with (FOLDER / file).open(newline="", encoding="utf-8") as opened:
+            rows += csv.DictReader(opened)
+    return Printed(rows)
 
 
 def recomputed_mean(row: Mapping[str, str]) -> tuple[str, float] | None:

@@ -10,6 +10,10 @@ from lillama.compose import EXPERIMENTS
 from lillama.report.cells import Cell
 
 DENSE, COMPRESSED = "dense", "compressed"
+NO_POINT = "-"
+OWN = "own"  # whichever the cell is about
+TUNED = {"full": " FT", "lora": " LoRA"}
+MAKING = ("plan", "load", "data", "init", "distill")
 NAMES = EXPERIMENTS / "paper" / "names.csv"
 
 
@@ -35,25 +39,36 @@ def records(cell: Cell, given: Mapping[str, str], *, roles: list[str], along: st
     own = {key.rpartition(".")[2]: value for key, value in cell.overrides.items()}
     raw = {**given, **own}
     for role in roles:
-        figures = _figures(cell.result or {}, role)
-        shown = _shown(raw, role)
+        figures, shown = _figures(cell.result or {}, role), _shown(raw, role)
         if along is None:
             yield Record(cell, role, raw, shown, figures)
             continue
-        points = at(cell.result or {}, along) or [(None, None)]
-        for tokens, perplexity in points:
-            said = {**shown, "tokens": "-" if tokens is None else str(tokens)}
-            yield Record(cell, role, raw, said, {**figures, "tokens": tokens, "point": perplexity})
+        for said, point in _points(at(figures, along)):
+            yield Record(cell, role, raw, {**shown, **said}, {**figures, "point": point})
+
+
+def _points(found: Any) -> Iterator[tuple[dict[str, str], Any]]:
+    """The points of a curve by their tokens, the entries of a mapping by their key; one of nothing where nothing is."""
+    if isinstance(found, Mapping):
+        yield from (({"key": str(key)}, value) for key, value in found.items())
+    elif found:
+        yield from (({"tokens": str(tokens)}, value) for tokens, value in found)
+    else:
+        yield {"key": NO_POINT, "tokens": NO_POINT}, None
 
 
 def at(values: Any, path: str) -> Any:
-    """What lies at a dotted path; None where nothing does."""
+    """What lies at a dotted path; None where nothing does; a word on the way (``OOM``) stands for all beneath it."""
     for key in path.split("."):
+        if isinstance(values, str):
+            return values
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
 
 
 def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
+    if role == OWN:
+        role = COMPRESSED if COMPRESSED in result.get("parameters", {}) else DENSE
     measured = {stage: found.get(role) for stage, found in result.get("measured", {}).items()}
     ratios = {
         f"{stage}_ratios": found["ratios"] for stage, found in result.get("measured", {}).items() if "ratios" in found
@@ -66,18 +81,30 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
         },
         **measured,
         **ratios,
-        "total_seconds": sum(result["seconds"].values()) if result.get("seconds") else None,
+        "compression_seconds": sum(result["seconds"].get(stage, 0.0) for stage in MAKING)
+        if result.get("seconds")
+        else None,
         "parameters": result.get("parameters", {}).get(role),
         "removed": result.get("reduction", {}).get("realised") if role == COMPRESSED else 0.0 if result else None,
         "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
+        "curve": result.get("curve"),
         "finetune": result.get("finetune"),
     }
 
 
 def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:
     cut = "0%" if role == DENSE else f"{float(raw['reduction']):.0%}"
-    tuned = " FT" if "finetune" in raw.get("stages", "") else ""
-    return {**raw, "model": printed_name(raw["model"]), "reduction": cut, "ft": tuned, "role": role}
+    steps = raw.get("stages", "").strip("[]").replace(" ", "")
+    own = {
+        "model": printed_name(raw["model"]),
+        "role": role,
+        "reduction": cut,
+        "cut": "" if role == DENSE else f" {cut}",
+        "tuned": TUNED.get(raw.get("finetune", ""), "") if role != DENSE else "",
+        "steps": steps,
+        "made": "distilled" if "distill" in (steps or "distill") else "start only",
+    }
+    return {**raw, **own}
 
 
 def printed_name(model: str) -> str:

@@ -82,6 +82,13 @@ def by_row(table: Table, spec: FigureSpec) -> list[Series]:
     return found
 
 
+def row_names(table: Table) -> list[str]:
+    """What names each row, without what is the same in all of them."""
+    rows = list(table.by_row())
+    places = [place for place in range(len(table.config.rows)) if len({row[place] for row in rows}) > 1]
+    return [", ".join(row[place] for place in places if row[place]) or ", ".join(row) for row in rows]
+
+
 def _only_printed(rows: Mapping[float, Mapping[str, Entry]]) -> bool:
     return all(entry.status == PAPER_ONLY for cells in rows.values() for entry in cells.values())
 

@@ -24,12 +24,20 @@ def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
     if result["tokens"]:
         yield "tokens", f"{result['tokens']:,}"
+    if result.get("finetune"):
+        yield "fine-tuning", _tuning(result["finetune"])
     yield "seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in result["seconds"].items())
     yield "peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"
     if result["peak_device_memory"] is not None:
         yield "peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"
     if result["checkpoint"] is not None:
         yield "checkpoint", result["checkpoint"]
+
+
+def _tuning(found: dict[str, Any]) -> str:
+    losses = [loss for _, loss in found["loss"]]
+    fell = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
+    return f"{found['tokens']:,} tokens in {found['steps']:,} steps, {found['parameters']:,} parameters learnt{fell}"
 
 
 def plan_table(plan: dict[str, Any]) -> str:

@@ -14,18 +14,23 @@ FIGURES = {
     "perplexity.dense": "dense",
     "perplexity.start": "start",
     "perplexity.end": "end",
+    "perplexity.finetuned": "fine-tuned",
     "tokens": "tokens",
     "seconds.distill": "distil s",
 }
+WHERE_ANY = {"perplexity.finetuned"}  # a column only where a cell has it
 
 
 def sweep_table(found: Sequence[Cell]) -> str:
     """All cells as a markdown table: what sets each apart, its status and its figures."""
     keys = varying(found) or all_overrides(found)
+    results = [flatten(cell.result or {}) for cell in found]
+    columns = [key for key in FIGURES if key not in WHERE_ANY or any(key in result for result in results)]
     rows = [
-        [*(cell.overrides.get(key, "") for key in keys), cell.status, *_figures(cell.result or {})] for cell in found
+        [*(cell.overrides.get(key, "") for key in keys), cell.status, *(_shown(key, flat.get(key)) for key in columns)]
+        for cell, flat in zip(found, results, strict=True)
     ]
-    return table([*keys, "status", *FIGURES.values()], rows)
+    return table([*keys, "status", *(FIGURES[key] for key in columns)], rows)
 
 
 def texts_side_by_side(found: Sequence[Cell]) -> str:
@@ -49,11 +54,6 @@ def text_columns(found: Sequence[Cell]) -> dict[str, Any]:
             if figures not in columns.values():  # a dense model beside each of several compressed ones
                 columns[f"{label} ({own})" if label in columns else label] = figures
     return columns
-
-
-def _figures(result: dict[str, Any]) -> list[str]:
-    flat = flatten(result)
-    return [_shown(key, flat.get(key)) for key in FIGURES]
 
 
 def _shown(key: str, value: Any) -> str:

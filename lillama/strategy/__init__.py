@@ -1,30 +1,54 @@
-"""Which matrices get which rank: (model shape, budget) -> RankPlan. No weights, so a plan takes milliseconds."""
+"""Which matrices get which rank: (model shape, budget) -> RankPlan.
+
+No weights, so a plan takes milliseconds; what ``spectrum`` needs of them is handed to it.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from lillama.config import BottomConfig, PlanFileConfig, RankConfig, StrategyConfig, TopConfig, UniformConfig
+from lillama.config import (
+    BottomConfig,
+    MiddleOutConfig,
+    MixedConfig,
+    PlanFileConfig,
+    RankConfig,
+    SpectrumConfig,
+    StrategyConfig,
+    TopConfig,
+    UniformConfig,
+)
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.bottom import plan_bottom
+from lillama.strategy.middle_out import plan_middle_out
+from lillama.strategy.mixed import plan_mixed
 from lillama.strategy.plan import RankPlan, plan_file
 from lillama.strategy.rank import plan_rank
+from lillama.strategy.spectrum import Spectra, plan_spectrum
 from lillama.strategy.top import plan_top
 from lillama.strategy.uniform import plan_uniform
+
+__all__ = ["PLANNERS", "Spectra", "make_plan", "parse_count", "target_parameters"]
 
 PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]] = {
     BottomConfig: plan_bottom,
     TopConfig: plan_top,
+    MiddleOutConfig: plan_middle_out,
+    MixedConfig: plan_mixed,
     UniformConfig: plan_uniform,
     RankConfig: plan_rank,
     PlanFileConfig: plan_file,
 }
+FROM_SPECTRA: dict[type, Callable[[ModelShape, int, StrategyConfig, Spectra], dict[str, int]]] = {
+    SpectrumConfig: plan_spectrum,
+}
 OWN_REQUEST = (RankConfig, PlanFileConfig)  # what they give is what was asked for
 
 
-def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
+def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None = None) -> RankPlan:
     """The plan of a strategy for a model.
 
+    :param spectra: what a strategy with ``from_spectra`` asks for the eigenvalues of outputs; others need none.
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
     """
     if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
@@ -33,7 +57,11 @@ def make_plan(shape: ModelShape, config: StrategyConfig) -> RankPlan:
     if not shape.targets:
         raise ConfigError("model: its blocks hold no linear that could be compressed")
     target = target_parameters(shape, config)
-    ranks = PLANNERS[type(config)](shape, target, config)
+    if config.from_spectra:
+        assert spectra is not None
+        ranks = FROM_SPECTRA[type(config)](shape, target, config, spectra)
+    else:
+        ranks = PLANNERS[type(config)](shape, target, config)
     return RankPlan.of(shape, ranks, None if isinstance(config, OWN_REQUEST) else 1 - target / shape.parameters)
 
 

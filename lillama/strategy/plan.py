@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lillama.algebra.ranks import factor_parameters, saves
 from lillama.config import PlanFileConfig, StrategyConfig
@@ -66,6 +67,17 @@ class RankPlan:
             "block_indices": list(self.blocks),
             "reduction": {"requested": self.requested, "realised": self.realised},
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RankPlan":
+        """The plan whose :meth:`as_dict` this is."""
+        return cls(
+            ranks=dict(values["ranks"]),
+            dense_parameters=values["dense_parameters"],
+            parameters=values["parameters"],
+            blocks=tuple(values["block_indices"]),
+            requested=values["reduction"]["requested"],
+        )
 
 
 def out_of_reach(shape: ModelShape, target: int, smallest: int, config: StrategyConfig, *, why: str) -> ConfigError:

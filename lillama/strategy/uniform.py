@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from lillama.algebra.ranks import dense_parameters, factor_parameters, largest_saving_rank
+from lillama.algebra.ranks import dense_parameters, largest_saving_rank
 from lillama.config import Rounding, StrategyConfig, UniformConfig
 from lillama.model.targets import ModelShape, Target
-from lillama.strategy.plan import out_of_reach
+from lillama.strategy.lowest import cost, room
 
 
 def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
@@ -25,18 +25,13 @@ def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict
     assert isinstance(config, UniformConfig)
     if config.fraction_of is Rounding.rank:
         return _fraction_of_rank(shape, target, max(8, config.round_to))
-    step = config.round_to
-    lowest = math.ceil(config.k / step) * step
-    matrices = [matrix for matrix in shape.targets if largest_saving_rank(matrix.shape) >= lowest]
-    untouched = shape.parameters - sum(matrix.parameters for matrix in matrices)
-    smallest = untouched + sum(_cost(matrix, lowest) for matrix in matrices)
-    if smallest > target:
-        raise out_of_reach(shape, target, smallest, config, why="for uniform")
-    exact = _exact_ranks(matrices, target - untouched, lowest)
+    step, shared = config.round_to, room(shape, target, config, why="for uniform")
+    matrices, lowest = shared.matrices, shared.lowest
+    exact = _exact_ranks(matrices, shared.budget, lowest)
     ranks = {matrix.name: max(lowest, math.floor(exact[matrix.name] / step) * step) for matrix in matrices}
-    free = target - untouched - sum(_cost(matrix, ranks[matrix.name]) for matrix in matrices)
+    free = shared.budget - sum(cost(matrix, ranks[matrix.name]) for matrix in matrices)
     for matrix in sorted(matrices, key=lambda matrix: ranks[matrix.name] - exact[matrix.name]):
-        price = _cost(matrix, step)
+        price = cost(matrix, step)
         if price <= free and ranks[matrix.name] + step <= largest_saving_rank(matrix.shape):
             ranks[matrix.name] += step
             free -= price
@@ -48,7 +43,7 @@ def _exact_ranks(matrices: Sequence[Target], budget: int, lowest: int) -> dict[s
     exact = {matrix.name: float(lowest) for matrix in matrices}
     free = list(matrices)
     while free:
-        pinned = sum(_cost(matrix, lowest) for matrix in matrices if matrix not in free)
+        pinned = sum(cost(matrix, lowest) for matrix in matrices if matrix not in free)
         keep = (budget - pinned) / sum(matrix.parameters for matrix in free)
         wanted = {matrix.name: keep * dense_parameters(matrix.shape) / sum(matrix.shape) for matrix in free}
         above = [matrix for matrix in free if wanted[matrix.name] >= lowest]
@@ -63,7 +58,3 @@ def _fraction_of_rank(shape: ModelShape, target: int, multiple: int) -> dict[str
     largest = {matrix.name: largest_saving_rank(matrix.shape) for matrix in shape.targets}
     rounded = {name: math.ceil(keep * rank / multiple) * multiple for name, rank in largest.items()}
     return {name: rank for name, rank in rounded.items() if 0 < rank <= largest[name]}
-
-
-def _cost(matrix: Target, rank: int) -> int:
-    return matrix.copies * factor_parameters(matrix.shape, rank)

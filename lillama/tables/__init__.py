@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lillama.config import Stage
+from lillama.tables.domains import domains_table
 from lillama.tables.samples import samples_table
 from lillama.tables.stable_rank import stable_rank_table
 from lillama.tables.throughput import throughput_table
@@ -18,6 +19,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     Stage.wer.name: wer_table,
     Stage.samples.name: samples_table,
     Stage.stable_rank.name: stable_rank_table,
+    Stage.domains.name: domains_table,
 }
 
 

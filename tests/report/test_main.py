@@ -21,6 +21,19 @@ def test_a_folder_without_a_sweep_lists_what_is_there(tmp_path, capsys):
     assert "DivergedError: no" in err
 
 
+def test_a_fine_tuning_has_a_column_only_where_there_was_one(tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    write_json(tmp_path / "a" / "results.json", result(perplexity={"end": 12.0}))
+    assert main([str(tmp_path)]) == 0
+    assert "fine-tuned" not in capsys.readouterr().out
+    (tmp_path / "b").mkdir()
+    write_json(tmp_path / "b" / "results.json", result(perplexity={"end": 12.0, "finetuned": 9.75}))
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "fine-tuned" in out
+    assert "9.75" in out
+
+
 def test_nothing_to_report_is_bad_input(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2

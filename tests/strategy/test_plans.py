@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lillama.algebra.ranks import candidate_ranks, factor_parameters, largest_saving_rank, saves
-from lillama.config import BottomConfig, PlanFileConfig, RankConfig, Rounding, TopConfig, UniformConfig
+from lillama.config import (
+    BottomConfig,
+    MiddleOutConfig,
+    MixedConfig,
+    PlanFileConfig,
+    RankConfig,
+    Rounding,
+    TopConfig,
+    UniformConfig,
+)
 from lillama.errors import ConfigError
 from lillama.model.load import meta_model
 from lillama.model.targets import ModelShape, Target, model_shape
@@ -159,10 +168,36 @@ def test_a_47b_model_is_planned_with_its_fused_experts(tmp_path):
     assert plan.parameters == realised(shape, plan.ranks)
 
 
-@given(models(), st.integers(1, 12), st.integers(1, 9), st.floats(0.01, 0.6), st.booleans())
-@settings(deadline=None, max_examples=150)
-def test_algorithm_1(shape, k, m, reduction, top):
-    config = (TopConfig if top else BottomConfig)(k=k, m=m, reduction=reduction)
+def outward(blocks):
+    """From the middle, the lower of two first."""
+    low, high = (blocks - 1) // 2, blocks // 2
+    order = []
+    while low >= 0:
+        order += [low] if low == high else [low, high]
+        low, high = low - 1, high + 1
+    return order
+
+
+def inward(blocks):
+    """From both ends in turn, the bottom first."""
+    left, order = list(range(blocks)), []
+    while left:
+        order.append(left.pop(-1 if len(order) % 2 else 0))
+    return order
+
+
+ORDERS = {
+    BottomConfig: lambda blocks: list(range(blocks)),
+    TopConfig: lambda blocks: list(range(blocks))[::-1],
+    MiddleOutConfig: outward,
+    MixedConfig: inward,
+}
+
+
+@given(models(), st.integers(1, 12), st.integers(1, 9), st.floats(0.01, 0.6), st.sampled_from(list(ORDERS)))
+@settings(deadline=None, max_examples=300)
+def test_algorithm_1(shape, k, m, reduction, schema):
+    config = schema(k=k, m=m, reduction=reduction)
     target = int(shape.parameters * (1 - reduction))
     try:
         plan = make_plan(shape, config)
@@ -172,8 +207,8 @@ def test_algorithm_1(shape, k, m, reduction, top):
         return
     assert plan.parameters == realised(shape, plan.ranks) <= target
     matrices = {t.name: t for t in shape.targets}
-    order = sorted(plan.blocks, reverse=top)
-    ends = list(range(shape.blocks))[::-1] if top else list(range(shape.blocks))
+    ends = ORDERS[schema](shape.blocks)
+    order = sorted(plan.blocks, key=ends.index)
     with_candidates = [
         b for b in ends if any(candidate_ranks(t.shape, k=k, m=m) for t in shape.targets if t.block == b)
     ]
@@ -185,6 +220,15 @@ def test_algorithm_1(shape, k, m, reduction, top):
             if t.block == block and candidate_ranks(t.shape, k=k, m=m):
                 assert plan.ranks[t.name] == k
     assert _one_step_less(shape, plan.ranks, k=k, m=m, last=order[-1]) > target, "it stops as soon as it may"
+
+
+@pytest.mark.parametrize(
+    ("option", "blocks"),
+    [("middle_out", (14, 15, 16, 17)), ("mixed", (0, 1, 30, 31)), ("top", (28, 29, 30, 31)), ("bottom", (0, 1, 2, 3))],
+)
+def test_the_order_of_layers_on_the_command_line(option, blocks, tmp_path):
+    config = composed("model=mistral_7b", f"strategy={option}", "strategy.k=512", "strategy.reduction=0.08")
+    assert make_plan(shape_of("mistral_7b", tmp_path), config.strategy).blocks == blocks
 
 
 def _one_step_less(shape, ranks, *, k, m, last):

@@ -1,0 +1,73 @@
+"""Fine-tuning: the whole model, from the loss of its predictions."""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from lillama.config.choices import LearningRate, Scope, Tune
+from lillama.config.text import DataConfig
+from lillama.errors import POSITIVE, require
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneDataConfig(DataConfig):
+    """What is fine-tuned on, apart from calibration; by default the whole text."""
+
+    KEY: ClassVar[str] = "finetune.data"
+
+    tokens: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters (LoRA, arXiv 2106.09685): an update of ``rank``, times ``alpha / rank``."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.rank > 0, "finetune.lora.rank", self.rank, POSITIVE)
+        require(0 < self.alpha < math.inf, "finetune.lora.alpha", self.alpha, "must be positive and finite")
+        require(0 <= self.dropout < 1, "finetune.lora.dropout", self.dropout, "a share, from 0 to below 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneConfig:
+    """AdamW on the mean cross-entropy of the predicted tokens.
+
+    ``batch_size`` sequences make one update; ``micro_batch`` of them are on the device at a time (null: all), with the
+    same gradients. ``activation_checkpointing`` computes activations again instead of keeping them. ``scope`` is the
+    side of an encoder-decoder that learns; the other one is frozen (Appendix A.8).
+    """
+
+    data: FinetuneDataConfig = MISSING
+    train: Tune = Tune.all
+    scope: Scope = Scope.all
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    epochs: int = 1
+    batch_size: int = 8
+    micro_batch: int | None = None
+    activation_checkpointing: bool = False
+    lr: float = 2e-5
+    lr_schedule: LearningRate = LearningRate.cosine
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, "finetune.epochs", self.epochs, POSITIVE)
+        require(self.batch_size > 0, "finetune.batch_size", self.batch_size, POSITIVE)
+        micro, legal = self.micro_batch, "must be a positive integer, or null for all"
+        require(micro is None or micro > 0, "finetune.micro_batch", micro, legal)
+        require(0 <= self.lr < math.inf, "finetune.lr", self.lr, "must be finite and not negative")
+        require(0 <= self.warmup < 1, "finetune.warmup", self.warmup, "a fraction of the steps, from 0 to below 1")
+        decay = self.weight_decay
+        require(0 <= decay < math.inf, "finetune.weight_decay", decay, "must be finite and not negative")
+        legal = "two numbers from 0 to below 1"
+        require(all(0 <= beta < 1 for beta in self.betas), "finetune.betas", self.betas, legal)
+        clip, legal = self.clip_norm, "must be positive, or null for no clipping"
+        require(clip is None or 0 < clip < math.inf, "finetune.clip_norm", clip, legal)

@@ -1,0 +1,37 @@
+"""What a strategy with a smallest rank has to share out: the matrices that save at it, and their part of the budget."""
+
+import math
+from dataclasses import dataclass
+
+from lillama.algebra.ranks import factor_parameters, largest_saving_rank
+from lillama.config import SpectrumConfig, UniformConfig
+from lillama.model.targets import ModelShape, Target
+from lillama.strategy.plan import out_of_reach
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The ``matrices`` that become smaller at rank ``lowest``, and the parameters that they may have together."""
+
+    matrices: list[Target]
+    lowest: int
+    budget: int
+
+
+def room(shape: ModelShape, target: int, config: UniformConfig | SpectrumConfig, *, why: str) -> Room:
+    """What there is to share out; ``lowest`` is ``config.k`` rounded up to a multiple of ``config.round_to``.
+
+    :raises ConfigError: where all of them at the lowest rank are still above the target.
+    """
+    lowest = math.ceil(config.k / config.round_to) * config.round_to
+    matrices = [matrix for matrix in shape.targets if largest_saving_rank(matrix.shape) >= lowest]
+    untouched = shape.parameters - sum(matrix.parameters for matrix in matrices)
+    smallest = untouched + sum(cost(matrix, lowest) for matrix in matrices)
+    if smallest > target:
+        raise out_of_reach(shape, target, smallest, config, why=why)
+    return Room(matrices, lowest, target - untouched)
+
+
+def cost(matrix: Target, rank: int) -> int:
+    """Parameters of a matrix's factors at a rank, all copies together."""
+    return matrix.copies * factor_parameters(matrix.shape, rank)

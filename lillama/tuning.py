@@ -1,0 +1,144 @@
+"""The stage ``finetune`` of a run: its clock, its curve, its losses, its snapshots."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lillama.config import MEASURES, Stage
+from lillama.data.calibration import Calibration
+from lillama.distill.progress import Session
+from lillama.distill.snapshot import Snapshot, Snapshots
+from lillama.evaluate.curve import Curve
+from lillama.finetune import Tuned, Update, fine_tune
+from lillama.measure import Measurement
+from lillama.preempt import Preemption
+from lillama.record import Record
+
+NAME = Stage.finetune.name
+POINTS = 100  # of the loss, in the result; the logger has every update's
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How a fine-tuning is saved, and what it goes on from.
+
+    :param known: what every snapshot keeps beside the fine-tuning's own: the curve of the distillation before it.
+    """
+
+    preemption: Preemption
+    snapshots: Snapshots
+    start: Snapshot | None
+    known: Mapping[str, Any]
+
+
+def tune(measurement: Measurement, model: nn.Module, resumption: Resumption) -> nn.Module:
+    """Fine-tune a model, and note what it was and the perplexity after it; the model, in evaluation mode.
+
+    :raises DivergedError: for a loss or a weight that is not finite.
+    """
+    config, record, inputs = measurement.config, measurement.record, measurement.inputs
+    assert inputs.tuning is not None
+    with record.stage(NAME):
+        torch.manual_seed(config.seed)
+        tuned = Tuned(model, config.finetune)
+        losses, curve = LossLine.of(resumption.start), _curve(measurement, resumption.start)
+        if resumption.start is None:
+            curve.add(tuned, tokens=0)
+        session = _session(measurement, tuned, curve, losses, resumption)
+        fine_tune(tuned, inputs.tuning, config.finetune, session, on_update=_teller(record, losses))
+        curve.add(tuned, losses.tokens)
+        learnt = sum(parameter.numel() for parameter in tuned.learning.values())
+        settled = tuned.settle()
+    curve.draw(title=f"{config.model.name}, fine-tuned")
+    figures = {**losses.figures(), "parameters": learnt, "curve": curve.points, **_data(inputs.tuning)}
+    record.note_finetune(figures, curve.points[-1][1] if curve.points else None, inputs.text)
+    return settled
+
+
+class LossLine:
+    """The losses of a fine-tuning, each the mean over a hundredth of it, with the tokens seen by then."""
+
+    def __init__(self) -> None:
+        self.tokens = self.steps = 0
+        self._points: list[tuple[int, float]] = []
+        self._open: list[float] = []
+
+    @classmethod
+    def of(cls, start: Snapshot | None) -> "LossLine":
+        """A new one, or the one that a snapshot holds."""
+        line = cls()
+        if start is not None:
+            state = start.note[NAME]["loss"]
+            line.tokens, line.steps, line._open = state["tokens"], state["steps"], list(state["open"])
+            line._points = [(tokens, loss) for tokens, loss in state["points"]]
+        return line
+
+    def add(self, update: Update) -> None:
+        """Take note of an update."""
+        self.tokens, self.steps = update.tokens, update.step + 1
+        self._open.append(update.loss)
+        if self.steps * POINTS // update.steps > update.step * POINTS // update.steps:
+            self._points.append((update.tokens, sum(self._open) / len(self._open)))
+            self._open = []
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`of` goes on from, as plain values."""
+        points = [list(point) for point in self._points]
+        return {"tokens": self.tokens, "steps": self.steps, "open": list(self._open), "points": points}
+
+    def figures(self) -> dict[str, Any]:
+        """Tokens, steps, and the losses by tokens."""
+        return {"tokens": self.tokens, "steps": self.steps, "loss": self._points}
+
+
+def _curve(measurement: Measurement, start: Snapshot | None) -> Curve:
+    """The curve of the fine-tuning; it begins with the perplexity that the model is known to have."""
+    config, record = measurement.config, measurement.record
+    found = record.result.perplexity
+    before = found.get("end", found.get("dense"))
+    new = {"dense": found.get("dense"), "points": [] if before is None else [[0, before]]}
+    return Curve(
+        record.folder,
+        measure=measurement.perplexity if Stage.perplexity in config.stages else None,
+        every=config.evaluate.every_tokens,
+        on_point=lambda tokens, value: record.log_perplexity(tokens, value, f"{NAME}/perplexity"),
+        start=new if start is None else start.note[NAME]["curve"],
+        name=NAME,
+    )
+
+
+def _session(measurement: Measurement, tuned: Tuned, curve: Curve, losses: LossLine, resumption: Resumption) -> Session:
+    """How the fine-tuning is run: as a distillation is."""
+    config, record = measurement.config, measurement.record
+
+    def note() -> Mapping[str, Any]:
+        return {**record.note(), **resumption.known, NAME: {"curve": curve.state(), "loss": losses.state()}}
+
+    return Session(
+        measure=lambda tokens: curve.add_if_due(tuned, tokens),
+        progress=config.progress,
+        preemption=resumption.preemption,
+        snapshots=None if config.snapshot.off else resumption.snapshots,
+        start=resumption.start,
+        note=note,
+        every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
+        save_at_end=bool(set(config.stages) & set(MEASURES)),
+    )
+
+
+def _teller(record: Record, losses: LossLine) -> Callable[[Update], None]:
+    """Tells the record and the losses of every update."""
+
+    def on_update(update: Update) -> None:
+        losses.add(update)
+        speed = {"grad_norm": update.norm, "lr": update.lr, "tokens_per_second": update.tokens_per_second}
+        record.log_update(update.tokens, {"loss": update.loss, **speed})
+
+    return on_update
+
+
+def _data(data: Calibration) -> dict[str, Any]:
+    return {"data": {"hash": data.hash, "tokens": data.tokens}}

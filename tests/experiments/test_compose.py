@@ -1,0 +1,93 @@
+"""Every cell of every experiment, at every scale that it has, is a legal run; its plan fits the paper's sizes."""
+
+import pytest
+
+from lillama.compose import experiment_names, experiment_sweep
+from lillama.config import Stage
+from lillama.errors import ConfigError
+from lillama.report.paper import FOLDER
+from lillama.strategy import make_plan
+from tests.conftest import ROOT, composed
+
+NAMES = experiment_names()
+TABLES = [name for name in NAMES if not name.startswith("bench_")]
+SCALES = ("paper", "small", "tiny", "shapes")
+# What a run of speech cannot know by itself.
+SOUND = {"table16_whisper": ["data.path=sound", "finetune.data.path=sound", "model.path=whisper"]}
+
+
+@pytest.fixture(autouse=True)
+def data_folder(monkeypatch):
+    monkeypatch.setenv("LILLAMA_DATA", "somewhere")
+
+
+def sweep_at(name, scale):
+    try:
+        return experiment_sweep(name, scale)
+    except Exception as error:
+        if "this experiment has" not in str(error):
+            raise
+        return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_says_what_it_is_what_it_costs_and_how_to_run_it(name):
+    text = (ROOT / "experiments" / f"{name}.yaml").read_text()
+    for word in ("# @package _global_", "The paper", "Cost:", f"experiments={name}"):
+        assert word in text
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_cell_composes_and_validates(name, scale):
+    sweep = sweep_at(name, scale)
+    if sweep is None:
+        assert scale in ("small", "shapes")
+        return
+    assert sweep.name == f"{name}/{scale}"
+    assert sweep.experiment.tables
+    for cell in sweep.cells:
+        config = composed(f"experiments={name}", f"scale={scale}", *cell, *SOUND.get(name, []))
+        assert config.scale == scale
+        assert config.stages
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_papers_cells_are_there_under_the_tables_headers(name):
+    for table in experiment_sweep(name, None).experiment.tables.values():
+        for file in table.paper:
+            headers = (FOLDER / file).read_text(encoding="utf-8").splitlines()[0].split(",")
+            assert set(table.rows) & set(headers), file
+            assert set(table.columns) & set(headers), file
+
+
+def test_a_scale_that_is_not_there_is_named():
+    with pytest.raises(Exception, match="this experiment has paper, tiny"):
+        experiment_sweep("table06_mamba", "small")
+    with pytest.raises(ConfigError, match="there is none"):
+        experiment_sweep("table99", None)
+
+
+@pytest.mark.parametrize("name", ["table02_zero_shot", "table06_mamba", "table11_ratios"])
+def test_plans_at_the_papers_scale_meet_what_is_asked(name, model_shapes):
+    for cell in experiment_sweep(name, "paper").cells:
+        config = composed(f"experiments={name}", *cell)
+        plan = make_plan(model_shapes(config.model), config.strategy)
+        asked = config.strategy.reduction
+        assert Stage.distill in config.stages
+        assert asked <= plan.realised < asked + 0.01, cell
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (("experiments=table04_small_models", "model=phi2"), 1.727e9),
+        (("experiments=table18_hausa", "model=inkubalm"), 0.2996e9),
+        (("experiments=table02_zero_shot", "model=phi2"), 2.22e9),
+        (("experiments=table02_zero_shot", "model=mixtral_8x7b"), 37.3e9),
+    ],
+)
+def test_models_come_out_at_the_papers_sizes(words, size, model_shapes):
+    config = composed(*words)
+    plan = make_plan(model_shapes(config.model), config.strategy)
+    assert plan.parameters == pytest.approx(size, rel=0.002)

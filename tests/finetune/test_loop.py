@@ -1,0 +1,92 @@
+"""The updates: identities first, then what is learnt, then every family."""
+
+import math
+
+import pytest
+import torch
+
+from lillama.config import SnapshotConfig, Tune
+from lillama.distill import Session
+from lillama.distill.snapshot import Snapshots
+from lillama.errors import DivergedError
+from lillama.finetune import Tuned, fine_tune
+from tests.conftest import random_tokens
+from tests.families import FAMILIES, batch_for, tiny
+from tests.finetune.examples import Examples, padded, recipe, same, small, tune, weights
+
+PREDICTING = [name for name in FAMILIES if name not in ("bert", "roberta", "modernbert")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("train", list(Tune), ids=lambda train: train.name)
+def test_a_learning_rate_of_zero_gives_the_same_weights_back(tiny_model, train, dtype):
+    model = small(tiny_model).to(dtype)
+    before = weights(model)
+    after, losses = tune(model, random_tokens(), recipe(train=train, lr=0.0, weight_decay=0.1))
+    assert len(losses) == 2
+    assert same(weights(after), before)
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch": 1}, {"micro_batch": 4}, {"activation_checkpointing": True}])
+def test_what_saves_memory_changes_nothing(tiny_model, changes):
+    """Also where the parts of a batch have other numbers of predicted tokens."""
+    start = weights(small(tiny_model))
+    whole, _ = tune(tiny_model, padded(), recipe(batch_size=6, lr=1e-3))
+    wanted = weights(whole)
+    tiny_model.load_state_dict(start)
+    found, _ = tune(tiny_model, padded(), recipe(batch_size=6, lr=1e-3, **changes))
+    for name, value in weights(found).items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-5, rtol=1e-4)
+    assert not same(wanted, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("train", list(Tune), ids=lambda train: train.name)
+def test_a_repeated_text_is_learnt(tiny_model, train, dtype):
+    model = small(tiny_model).to(dtype)
+    after, losses = tune(model, random_tokens(4, 32), recipe(train=train, epochs=12))
+    assert losses[-1] < 0.8 * losses[0]
+    assert {parameter.dtype for parameter in after.parameters()} == {dtype}
+    assert not any(parameter.requires_grad for parameter in after.parameters())
+    assert not after.training
+
+
+@pytest.mark.parametrize("family", PREDICTING)
+def test_every_family_learns_through_its_factors(family):
+    model = small(tiny(family))
+    _, losses = tune(model, Examples(*[batch_for(model)] * 5), recipe(train=Tune.factors, lr=3e-3))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "whisper", "gpt2"])
+@pytest.mark.parametrize("train", [Tune.all, Tune.factors], ids=lambda train: train.name)
+def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, train, tmp_path):
+    """Fused experts too; no model is saved and loaded under other names on the way."""
+    data, config = (
+        Examples(*(batch_for(tiny(family), seed=seed) for seed in range(4))),
+        recipe(train=train, batch_size=1),
+    )
+    whole, _ = tune(small(tiny(family)), data, config)
+    snapshots = Snapshots(tmp_path, "key", SnapshotConfig(every_steps=1))
+
+    def end(update):
+        if update.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(Tuned(small(tiny(family)), config), data, config, Session(snapshots=snapshots), end)
+    tuned, steps = Tuned(small(tiny(family)), config), []
+    session = Session(start=snapshots.latest())
+    fine_tune(tuned, data, config, session, on_update=lambda update: steps.append(update.step))
+    assert steps == [2, 3]
+    assert same(weights(tuned.settle()), weights(whole))
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_weight_is_changed(tiny_model):
+    with torch.no_grad():
+        tiny_model.lm_head.weight[0, 0] = math.nan
+    before = weights(tiny_model)
+    with pytest.raises(DivergedError, match=r"finetune: the loss is nan at step 0 \(0 tokens seen\)"):
+        tune(tiny_model, random_tokens(), recipe())
+    after = weights(tiny_model)
+    assert all(torch.equal(after[name].nan_to_num(), before[name].nan_to_num()) for name in before)
