@@ -28,7 +28,9 @@ def draw_lines(
     scale = MILLION if tokens else 1.0
     for label, series in lines:
         style = looks[label]
-        if series.points:
+        if series.points and not any(one.measured for one in series.points):
+            axes.plot([], [], label=f"{label}: {series.points[0].gap}", **style)  # no word at every point
+        elif series.points:
             places, values = [one.x / scale for one in series.points], [one.value for one in series.points]
             axes.errorbar(places, values, yerr=_errors(series.points), label=label, capsize=3, **style)
             _tell_gaps(axes, series.points, scale=scale)
@@ -73,7 +75,8 @@ def _errors(points: Sequence[Point]) -> list[list[float]] | None:
 
 def _tell_gaps(axes: Any, points: Sequence[Point], *, scale: float = 1.0, shift: float = 0.0) -> None:
     """A word at the foot of the axes, where the bar or the point would be."""
-    foot = axes.get_xaxis_transform()
+    foot, paper = axes.get_xaxis_transform(), {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
     for one in points:
         if one.gap:
-            axes.text(one.x / scale + shift, 0.02, one.gap, rotation=90, ha="center", fontsize=7, transform=foot)
+            where = one.x / scale + shift
+            axes.text(where, 0.02, one.gap, rotation=90, ha="center", fontsize=7, transform=foot, bbox=paper)

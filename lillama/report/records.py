@@ -85,11 +85,18 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
         if result.get("seconds")
         else None,
         "parameters": result.get("parameters", {}).get(role),
-        "removed": result.get("reduction", {}).get("realised") if role == COMPRESSED else 0.0 if result else None,
+        "removed": _removed(result, role),
         "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
         "curve": result.get("curve"),
         "finetune": result.get("finetune"),
     }
+
+
+def _removed(result: Mapping[str, Any], role: str) -> float | None:
+    """The share removed; none of a run that failed before it had a model, not 0."""
+    if role == COMPRESSED:
+        return at(result, "reduction.realised")
+    return 0.0 if result.get("parameters") or result.get("status") == "done" else None
 
 
 def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:

@@ -98,7 +98,8 @@ def _label(group: Group) -> str:
 
 
 def _points(rows: Mapping[float, Mapping[str, Entry]], column: str) -> list[Point]:
-    return [] if _only_printed(rows) else [point(x, rows[x].get(column)) for x in sorted(rows)]
+    own = {x: cells for x, cells in rows.items() if not _only_printed({x: cells})}  # the paper's x are no gaps
+    return [point(x, own[x].get(column)) for x in sorted(own)]
 
 
 def _printed(table: Table, x: str, group: Group, column: str) -> list[tuple[float, float]]:

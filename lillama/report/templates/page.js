@@ -12,7 +12,7 @@
       row.hidden = !fits;
       rows += fits ? 1 : 0;
       for (const cell of all("td[data-kind]", row)) {
-        cell.classList.toggle("other", Boolean(wanted) && cell.dataset.kind !== wanted);
+        cell.classList.toggle("dim", Boolean(wanted) && cell.dataset.kind !== wanted);
       }
     }
     article.hidden = rows === 0;
@@ -28,12 +28,15 @@
     let rows = 0;
     for (const part of all(".scale")) {
       const there = all(".result", part).map((article) => filterTable(article, wanted));
-      rows += part.hidden ? 0 : there.reduce((sum, count) => sum + count, 0);
+      const count = there.reduce((sum, own) => sum + own, 0);
+      all(".texts", part).forEach((texts) => { texts.hidden = Boolean(wanted); });
+      part.hidden = part.hidden || (Boolean(wanted) && count === 0);
+      rows += part.hidden ? 0 : count;
     }
     for (const section of all(".experiment")) {
       section.querySelector(".elsewhere").hidden = all(".scale", section).some((part) => !part.hidden);
     }
-    document.getElementById("shown").textContent = `${rows} rows`;
+    document.getElementById("shown").textContent = `rows: ${rows}`;
   }
 
   // A link of the contents leads to a scale: it must not be hidden.
@@ -42,6 +45,7 @@
     const part = target && target.closest(".scale");
     if (part && part.hidden) {
       controls.elements.scale.value = "all";
+      kind.value = "";
       show();
       part.scrollIntoView();
     }
