@@ -53,7 +53,7 @@ $(RUN_READY): pyproject.toml constraints.txt
 	touch $@
 
 $(TEST_READY): $(RUN_READY)
-	$(PIP) -e '.[data,eval,peft,quantize,speech,test,lint]'
+	$(PIP) -e '.[data,eval,peft,quantize,speech,slurm,joblib,test,lint]'
 	touch $@
 
 clean:

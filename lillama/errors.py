@@ -22,7 +22,7 @@ class TeamError(RuntimeError):
 
 
 class Preempted(BaseException):
-    """The system asked the run to end (SIGTERM, SIGUSR1). Exit status 75: the same command goes on with it."""
+    """The system asked the run to end (SIGTERM, SIGUSR1, SIGUSR2). Exit status 75: the same command goes on with it."""
 
 
 POSITIVE = "must be a positive integer"

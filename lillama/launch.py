@@ -51,6 +51,9 @@ class Session:
             if config.stages == [Stage.plan]:
                 print(plan_table(read_json(folder / "plan.json")), end="\n\n")
             print(summary(result), flush=True)
+        except Preempted as asked:  # here, since in a launcher's job nobody above would know what it is
+            print(asked, file=sys.stderr)
+            raise SystemExit(PREEMPTED) from None
         except Exception as error:
             if hydra.mode is RunMode.RUN:
                 raise SystemExit(tell(error)) from None
@@ -62,16 +65,13 @@ class Session:
     def exit_status(self, main: Callable[[], None]) -> int:
         """Call Hydra's main and return its exit status.
 
-        0 done, 2 bad input (told in one line), 75 asked to end by the system, 1 anything else.
+        0 done, 2 bad input (told in one line), 1 anything else; a run that the system asked to end has left with 75.
         """
         try:
             main()
         except KeyboardInterrupt:
             print("interrupted: the run's folder is whole; the same command goes on with it", file=sys.stderr)
             return OTHER
-        except Preempted as asked:
-            print(asked, file=sys.stderr)
-            return PREEMPTED
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
                 return self._tell_failures()

@@ -11,20 +11,25 @@ from typing import Any
 from lillama.errors import Preempted
 
 log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)  # SIGUSR2: submitit's, for its jobs
 
 
 class Preemption:
     """Whether the run was asked to end; while it is :meth:`put off <later>`, the one who asked must be looked after."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.asked: list[signal.Signals] = []
         self._later = False
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The last signal; none where nobody has asked."""
+        return self.asked[-1] if self.asked else None
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
         """Take note of a signal; the run ends at once unless a step is under way. A second Ctrl-C does not wait."""
         again = self.signal is signal.SIGINT and number == signal.SIGINT
-        self.signal = signal.Signals(number)
+        self.asked.append(signal.Signals(number))
         if again or not self._later:
             self.end()
         if number == signal.SIGINT:
@@ -63,9 +68,10 @@ class Preemption:
 
 @contextmanager
 def listening() -> Iterator[Preemption]:
-    """Hear SIGTERM, SIGUSR1 and Ctrl-C for as long as the context lasts.
+    """Hear SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C for as long as the context lasts.
 
-    Whoever listened before (a launcher that resubmits its job) hears of the signal when the run has ended.
+    Whoever listened before (a launcher that puts its job back into the queue) hears of each signal, in the order in
+    which they came, when the run has ended and all of it is on disk.
     """
     preemption = Preemption()
     if threading.current_thread() is not threading.main_thread():
@@ -77,6 +83,6 @@ def listening() -> Iterator[Preemption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        handler = None if preemption.signal is None else before[preemption.signal]
-        if callable(handler) and preemption.signal is not signal.SIGINT:
-            handler(preemption.signal, None)
+        for asked in dict.fromkeys(preemption.asked):
+            if callable(before[asked]) and asked is not signal.SIGINT:
+                before[asked](asked, None)

@@ -41,7 +41,7 @@ TINY_RUN = (
     "progress=false",
     "logger=csv",
 )
-LONGEST = ("test_real_model", "test_torchrun", "test_kills", "test_pipeline")
+LONGEST = ("tests/slurm", "test_real_model", "test_torchrun", "test_kills", "test_pipeline")
 set_up()
 
 

@@ -1,0 +1,134 @@
+"""A sweep on a real SLURM, submitted with the site file: taken from its node, cancelled, started again."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lillama.pipeline import run
+from lillama.report import cells, main
+from tests.conftest import ROOT, TINY_RUN, composed
+from tests.slurm.cluster import cluster, missing, slurm
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "")
+# Long enough to be met at work; no snapshot but the one that the signal brings.
+WORDS = (*TINY_RUN, "data.tokens=24576", "distill.batch_size=1", "evaluate.every_tokens=0")
+# What a user edits in his copy of the site file.
+SITE = {"gpus_per_node": "null", "cpus_per_task": "1", "timeout_min": "30", "partition": "spare"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm_here():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra slurm is not installed")
+    with cluster():
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with a site file for this cluster: the shipped one, copied and edited."""
+    text = (ROOT / "conf" / "hydra" / "launcher" / "slurm.yaml").read_text()
+    for key, value in SITE.items():
+        text, count = re.subn(rf"(?m)^{key}: .*$", f"{key}: {value}", text)
+        assert count == 1, key
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "hydra" / "launcher").mkdir(parents=True)
+    (folder / "hydra" / "launcher" / "here.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def sweep(site, tmp_path):
+    """Start the sweep of this test, two cells, as a user does; whatever happens, its process is ended."""
+    processes = []
+
+    def start():
+        words = [*WORDS, "seed=0,1", "hydra/launcher=here", f"hydra.sweep.dir={tmp_path}"]
+        output = (tmp_path / f"submit{len(processes)}.txt").open("w")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, str(ROOT / "run.py"), "--config-dir", str(site), "-m", *words]
+        processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def told(folder):
+    """All that was written about a sweep; for a test that fails."""
+    return lambda: "\n".join(
+        f"--- {file.name}\n{file.read_text()[-3000:]}"
+        for file in (*folder.glob("submit*.txt"), *folder.glob(".submitit/*/*_log.*"))
+    )
+
+
+def at_work(cell):
+    rows = cell.folder / "metrics.csv"
+    return rows.exists() and "loss/mean" in rows.read_text()
+
+
+def wait_until_at_work(submitted, folder):
+    def both():
+        assert submitted.poll() is None, told(folder)()
+        return (folder / "multirun.yaml").exists() and all(map(at_work, cells(folder)))
+
+    wait_for(both, "both cells at work", told(folder))
+    return slurm("squeue", "-h", "-o", "%F").split()[0]
+
+
+def step_gone_on_from(cell):
+    (step,) = re.findall(r"going on from snapshot step-(\d+)", (cell.folder / "log.txt").read_text())
+    return int(step)
+
+
+def weights(folder):
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def test_cells_that_lose_their_node_are_put_back_and_end_with_the_same_bits(sweep, tmp_path, capsys):
+    submitted = sweep()
+    wait_until_at_work(submitted, tmp_path)
+    slurm("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
+    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(tmp_path))
+    assert submitted.returncode == 0, told(tmp_path)()
+    assert main([str(tmp_path)]) == 0, told(tmp_path)()
+    assert capsys.readouterr().out.count("done") == 2
+    run(composed(*WORDS, "seed=1"), tmp_path / "whole")
+    wanted = weights(tmp_path / "whole")
+    for cell in cells(tmp_path)[:2]:
+        assert step_gone_on_from(cell) > 0, "not only the one that was made at the start"
+    found = weights(cells(tmp_path)[1].folder)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_after_a_cancelled_job_the_same_sweep_does_what_is_left(sweep, tmp_path, capsys):
+    submitted = sweep()
+    job = wait_until_at_work(submitted, tmp_path)
+    slurm("scancel", f"{job}_0")
+    cancelled, other = cells(tmp_path)
+    wait_for(lambda: statuses(tmp_path) == ["INTERRUPTED", "done"], "the other cell", told(tmp_path))
+    submitted.send_signal(signal.SIGINT)  # without accounting the launcher waits for the cancelled job
+    wait_for(lambda: submitted.poll() is not None, "the end of what had submitted it", told(tmp_path))
+    assert submitted.returncode == 1
+    assert main([str(tmp_path)]) == 1
+    assert f"{cancelled.folder.name}: INTERRUPTED: Preempted: SIGTERM" in capsys.readouterr().err
+    before = (other.folder / "results.json").read_bytes()
+    submitted = sweep()
+    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(tmp_path))
+    assert submitted.returncode == 0, told(tmp_path)()
+    assert main([str(tmp_path)]) == 0
+    assert (other.folder / "results.json").read_bytes() == before
+    assert step_gone_on_from(cancelled) > 0
+    assert "already done, nothing to run" in (other.folder / "log.txt").read_text()
+
+
+def statuses(folder):
+    return [cell.status for cell in cells(folder)]

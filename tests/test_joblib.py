@@ -1,0 +1,37 @@
+"""A sweep whose cells run side by side in processes of this machine gives what one after the other gives."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lillama.report import cells, main
+from tests.conftest import ROOT, TINY_RUN
+
+pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
+
+
+def swept(folder, *words):
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *TINY_RUN, "seed=0,1", f"hydra.sweep.dir={folder}", *words]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_two_cells_at_a_time_give_what_one_after_the_other_gives(cli, tmp_path):
+    status, said = swept(tmp_path / "two", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert status == 0, said
+    assert "Joblib.Parallel(n_jobs=2" in said, "it was this launcher"
+    assert main([str(tmp_path / "two")]) == 0
+    status, _, said = cli("-m", *TINY_RUN, "seed=0,1", f"hydra.sweep.dir={tmp_path / 'one'}")
+    assert status == 0, said
+    pairs = list(zip(cells(tmp_path / "one"), cells(tmp_path / "two"), strict=True))
+    assert len(pairs) == 2
+    for one, two in pairs:
+        assert one.result["curve"] == two.result["curve"]
+        found, wanted = (load_file(cell.folder / "checkpoint" / "model.safetensors") for cell in (two, one))
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)

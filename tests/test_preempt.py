@@ -1,0 +1,56 @@
+"""Who listened to a signal before a run hears of it after the run, whatever came in which order."""
+
+import os
+import signal
+
+import pytest
+
+from lillama.errors import Preempted
+from lillama.preempt import listening
+
+
+@pytest.fixture
+def heard():
+    """Like a launcher: it takes note of SIGTERM and, on SIGUSR2, puts its job back into the queue and ends."""
+    names = []
+
+    def back_into_the_queue(number, frame):
+        names.append("SIGUSR2")
+        raise SystemExit
+
+    before = signal.signal(signal.SIGTERM, lambda *_: names.append("SIGTERM"))
+    before2 = signal.signal(signal.SIGUSR2, back_into_the_queue)
+    yield names
+    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGUSR2, before2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (["SIGTERM"], ["SIGTERM"]),
+        (["SIGUSR2"], ["SIGUSR2"]),
+        (["SIGTERM", "SIGUSR2"], ["SIGTERM", "SIGUSR2"]),
+        (["SIGUSR2", "SIGTERM"], ["SIGUSR2"]),
+        (["SIGTERM", "SIGTERM"], ["SIGTERM"]),
+    ],
+    ids="+".join,
+)
+def test_the_launcher_hears_of_every_signal_when_the_step_is_saved(heard, sent, told):
+    saved = False
+    with pytest.raises(SystemExit if "SIGUSR2" in sent else Preempted), listening() as preemption:
+        with preemption.later():
+            for name in sent:
+                os.kill(os.getpid(), getattr(signal, name))
+            assert not heard, "the step is under way"
+            saved = True
+        preemption.end()
+    assert saved
+    assert heard == told
+
+
+def test_a_run_that_is_over_leaves_the_signals_to_whom_they_were(heard):
+    with listening():
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == ["SIGTERM"]
