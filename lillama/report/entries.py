@@ -1,16 +1,18 @@
 """The cells of a table: what the paper prints, what was measured, and where that comes from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lillama.config import TableConfig
 from lillama.report.cells import Cell
 from lillama.report.paper import Printed, as_number, printed_table, recomputed_mean
-from lillama.report.records import Record, at, records
+from lillama.report.records import NO_POINT, Record, at, records
 
 MEASURED, OOM, NOT_RUN, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "not run", "paper only", "no figure"
 WORDS = "words"
+AT_A_POINT = ("{tokens}", "{key}")  # what names a point of a curve, or an entry of a mapping
+Cells = Mapping[tuple[tuple[str, ...], str], "Entry"]
 UNITS = {"percent": 100.0, "minutes": 1 / 60, "GB": 1e-9, "billion": 1e-9, "million": 1e-6, "thousand": 1e-3, "": 1.0}
 
 
@@ -81,7 +83,28 @@ def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]
                 known = found.get((entry.row, entry.column))
                 if known is None or (known.open and not entry.open):
                     found[entry.row, entry.column] = entry
-    return Table(name, config, scale, [*found.values(), *_paper_only(config, printed, found)], _notes(config, printed))
+    own = _along_others(config, printed, found)
+    return Table(name, config, scale, [*own.values(), *_paper_only(config, printed, own)], _notes(config, printed))
+
+
+def _along_others(config: TableConfig, printed: Printed, found: Cells) -> Cells:
+    """A cell that has no points yet stands, as MISSING, at the points of its neighbours in the same rows."""
+    place = [number for number, words in enumerate(config.rows.values()) if words in AT_A_POINT]
+    own = dict(found)
+    for (row, column), entry in found.items():
+        if config.along is None or not place or not entry.open or row[place[0]] != NO_POINT:
+            continue
+        others = [other for other in dict.fromkeys(row for row, _ in found) if _differ_at(row, other) == place]
+        for other in others:
+            beside = printed.find(dict(zip(config.rows, other, strict=True)), config.nearest) or {}
+            own.setdefault((other, column), replace(entry, row=other, paper=beside.get(column) or None))
+        if others:
+            del own[row, column]
+    return own
+
+
+def _differ_at(row: Sequence[str], other: Sequence[str]) -> list[int]:
+    return [number for number, (own, its) in enumerate(zip(row, other, strict=True)) if own != its]
 
 
 def _named(words: str, config: TableConfig) -> str:
@@ -128,17 +151,20 @@ def _why_not(cell: Cell) -> str:
 
 
 def _source(cell: Cell) -> dict[str, Any]:
+    asked = " ".join(f"{key}={value}" for key, value in cell.overrides.items())
     if cell.result is None:
-        return {}
+        return {"overrides": asked}
     known = cell.result.get("provenance", {})
     hardware, git = known.get("hardware", {}), known.get("git", {})
     return {
+        "overrides": asked,
         "cell": cell.folder.name,
         "started": known.get("started"),
         "revision": git.get("revision"),
         "changed": git.get("dirty"),
         "machine": hardware.get("gpu") or f"CPU, {hardware.get('threads')} threads",
         "fingerprint": cell.result.get("fingerprint"),
+        "error": cell.result.get("error"),
     }
 
 

@@ -1,11 +1,15 @@
 """The cells of an experiment, run or not: from its folder of outputs, else from the results that came with the code."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lillama.compose import EXPERIMENTS, Sweep, experiment_names, experiment_sweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lillama.compose import CONF, EXPERIMENTS, Sweep, experiment_names, experiment_sweep
 from lillama.errors import ConfigError
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
@@ -22,27 +26,70 @@ class Places:
     frozen: Path = RESULTS
 
 
-def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
-    """All tables of an experiment at a scale, whatever of it was run.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An experiment at a scale: every cell, run or not, and the tables that they make."""
+
+    name: str
+    scale: str
+    cells: Sequence[Cell]
+    tables: Sequence[Table]
+
+    @property
+    def command(self) -> str:
+        """What runs the cells that are not done."""
+        return f"python run.py experiments={self.name} scale={self.scale}"
+
+
+def experiment_found(name: str, scale: str, places: Places) -> Found:
+    """An experiment at a scale, whatever of it was run.
 
     :raises ConfigError: for an experiment, or a scale of it, that there is not.
     """
-    sweep = experiment_sweep(name, scale)
+    sweep = _sweep_at(name, scale)
     cells = experiment_cells(sweep, places)
-    return [make_table(table, own, scale, cells, sweep.given) for table, own in sweep.experiment.tables.items()]
+    tables = [make_table(table, own, scale, cells, sweep.given) for table, own in sweep.experiment.tables.items()]
+    return Found(name, scale, cells, tables)
+
+
+def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
+    """All tables of an experiment at a scale, as :func:`experiment_found` has them."""
+    return list(experiment_found(name, scale, places).tables)
+
+
+def _sweep_at(name: str, scale: str) -> Sweep:
+    try:
+        return experiment_sweep(name, scale)
+    except (HydraException, OmegaConfBaseException) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"experiments={name}: {first.partition('interpolation: ')[2] or first}") from None
+
+
+def scale_names() -> list[str]:
+    """All scales that an experiment may have."""
+    return sorted(file.stem for file in (CONF / "scale").glob("*.yaml"))
+
+
+def table_names(name: str) -> list[str]:
+    """The tables of an experiment, read from its file without composing it."""
+    own = OmegaConf.load(EXPERIMENTS / f"{name}.yaml")
+    assert isinstance(own, DictConfig)
+    return [str(key) for key in (own.get("experiment") or {}).get("tables") or {}]
 
 
 def experiment_of(table: str) -> str:
     """The experiment that a table belongs to; an experiment's own name stands for itself.
 
-    :raises ConfigError: for a name that is neither.
+    :raises ConfigError: for a name that is neither, and for a table that several experiments have.
     """
     if table in experiment_names():
         return table
-    for name in experiment_names():
-        if table in experiment_sweep(name, None).experiment.tables:
-            return name
-    raise ConfigError(f"{table}: no such folder, experiment or table; there are {', '.join(experiment_names())}")
+    found = [name for name in experiment_names() if table in table_names(name)]
+    if len(found) > 1:
+        raise ConfigError(f"{table}: a table of {', '.join(found)}; name one of these")
+    if not found:
+        raise ConfigError(f"{table}: no such folder, experiment or table; there are {', '.join(experiment_names())}")
+    return found[0]
 
 
 def experiment_cells(sweep: Sweep, places: Places) -> list[Cell]:

@@ -10,6 +10,7 @@ from lillama.compose import EXPERIMENTS
 from lillama.report.cells import Cell
 
 DENSE, COMPRESSED = "dense", "compressed"
+NO_POINT = "-"
 OWN = "own"  # whichever the cell is about
 TUNED = {"full": " FT", "lora": " LoRA"}
 MAKING = ("plan", "load", "data", "init", "distill")
@@ -53,11 +54,11 @@ def _points(found: Any) -> Iterator[tuple[dict[str, str], Any]]:
     elif found:
         yield from (({"tokens": str(tokens)}, value) for tokens, value in found)
     else:
-        yield {"key": "-", "tokens": "-"}, None
+        yield {"key": NO_POINT, "tokens": NO_POINT}, None
 
 
 def at(values: Any, path: str) -> Any:
-    """What lies at a dotted path, a word on the way there ("OOM", where figures would be); None where nothing does."""
+    """What lies at a dotted path; None where nothing does; a word on the way (``OOM``) stands for all beneath it."""
     for key in path.split("."):
         if isinstance(values, str):
             return values
@@ -84,11 +85,18 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
         if result.get("seconds")
         else None,
         "parameters": result.get("parameters", {}).get(role),
-        "removed": result.get("reduction", {}).get("realised") if role == COMPRESSED else 0.0 if result else None,
+        "removed": _removed(result, role),
         "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
         "curve": result.get("curve"),
         "finetune": result.get("finetune"),
     }
+
+
+def _removed(result: Mapping[str, Any], role: str) -> float | None:
+    """The share removed; none of a run that failed before it had a model, not 0."""
+    if role == COMPRESSED:
+        return at(result, "reduction.realised")
+    return 0.0 if result.get("parameters") or result.get("status") == "done" else None
 
 
 def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:

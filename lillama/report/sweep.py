@@ -34,7 +34,13 @@ def sweep_table(found: Sequence[Cell]) -> str:
 
 
 def texts_side_by_side(found: Sequence[Cell]) -> str:
-    """The texts of all cells that wrote any: a column for each dense model, and one for each compressed one.
+    """The texts of all cells that wrote any, as :func:`text_columns` has them; nothing where none did."""
+    columns = text_columns(found)
+    return samples_page(columns) if columns else ""
+
+
+def text_columns(found: Sequence[Cell]) -> dict[str, Any]:
+    """What the stage samples found: a column for each dense model, and one for each compressed one.
 
     A model is named by what sets its cell apart, one that is alone by what was removed of it.
     """
@@ -47,7 +53,7 @@ def texts_side_by_side(found: Sequence[Cell]) -> str:
             label = role if role == "dense" else own or f"{result['reduction'].get('realised', 0):.0%} smaller"
             if figures not in columns.values():  # a dense model beside each of several compressed ones
                 columns[f"{label} ({own})" if label in columns else label] = figures
-    return samples_page(columns) if columns else ""
+    return columns
 
 
 def _shown(key: str, value: Any) -> str:

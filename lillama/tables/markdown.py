@@ -2,6 +2,16 @@
 
 from collections.abc import Sequence
 
+ESCAPED = "\\|<"  # the backslash first: what would end a cell, or be taken for HTML
+
+
+def cell_text(text: str) -> str:
+    """A text in one line, with nothing in it that markdown would take for a table's border or for HTML."""
+    line = " ".join(text.splitlines())
+    for mark in ESCAPED:
+        line = line.replace(mark, f"\\{mark}")
+    return line.strip()
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table with aligned columns."""

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lillama.tables.markdown import table
+from lillama.tables.markdown import cell_text, table
 
 MISSING = "MISSING"
 HEADER = ("model", "repetition", "distinct-1", "distinct-2", "distinct-3", "tokens", "ended")
 METRICS = ("repetition", "distinct_1", "distinct_2", "distinct_3")
-ESCAPED = "\\|<"  # the backslash first: what would end a cell, or be taken for HTML
 Figures = Mapping[str, Any]
 
 
@@ -23,42 +22,56 @@ def samples_page(columns: Mapping[str, Figures]) -> str:
 
     At last a table of metrics, a row a label. A text that a set does not have is MISSING.
     """
-    blocks = [f"**{_cell(prompt)}**\n\n{_beside(prompt, columns)}" for prompt in _prompts(columns)]
+    blocks = [f"**{cell_text(prompt)}**\n\n{_beside(rows, columns)}" for prompt, rows in texts_beside(columns).items()]
     return "\n\n".join([*blocks, _metrics(columns)])
+
+
+def texts_beside(columns: Mapping[str, Figures]) -> dict[str, dict[int, list[str]]]:
+    """By prompt and seed the text of every label in turn, as written; MISSING where a label has none."""
+    return {
+        prompt: {
+            seed: [_text(prompt, seed, figures) for figures in columns.values()] for seed in _seeds(prompt, columns)
+        }
+        for prompt in _prompts(columns)
+    }
+
+
+def metrics_rows(measured: Mapping[str, Figures]) -> list[list[str]]:
+    """How much each label repeats, under ``HEADER``; the label as it is."""
+    return [_row(label, figures["mean"]) for label, figures in measured.items()]
 
 
 def _block(prompt: str, measured: Mapping[str, Figures]) -> str:
     several = len(_seeds(prompt, measured)) > 1
     lines = [
-        f"- {role}{_numbered(text['seed']) if several else ''}: {_cell(text['text'])}"
+        f"- {role}{_numbered(text['seed']) if several else ''}: {cell_text(text['text'])}"
         for role, figures in measured.items()
         for text in _of(prompt, figures)
     ]
-    return "\n".join([f"**{_cell(prompt)}**", "", *lines])
+    return "\n".join([f"**{cell_text(prompt)}**", "", *lines])
 
 
 def _numbered(seed: int) -> str:
     return f" (seed {seed})"
 
 
-def _beside(prompt: str, columns: Mapping[str, Figures]) -> str:
-    rows = []
-    for seed in _seeds(prompt, columns):
-        found = [
-            next((text["text"] for text in _of(prompt, figures) if text["seed"] == seed), None)
-            for figures in columns.values()
-        ]
-        rows.append([str(seed), *(MISSING if text is None else _cell(text) for text in found)])
-    return table(["seed", *map(_cell, columns)], rows)
+def _text(prompt: str, seed: int, figures: Figures) -> str:
+    return next((str(text["text"]) for text in _of(prompt, figures) if text["seed"] == seed), MISSING)
+
+
+def _beside(rows: Mapping[int, list[str]], columns: Mapping[str, Figures]) -> str:
+    return table(
+        ["seed", *map(cell_text, columns)], [[str(seed), *map(cell_text, texts)] for seed, texts in rows.items()]
+    )
 
 
 def _metrics(measured: Mapping[str, Figures]) -> str:
-    return table(HEADER, [_row(label, figures["mean"]) for label, figures in measured.items()])
+    return table(HEADER, [[cell_text(label), *rates] for label, *rates in metrics_rows(measured)])
 
 
 def _row(label: str, mean: Mapping[str, float | None]) -> list[str]:
     rates = ["-" if mean[name] is None else f"{mean[name]:.3f}" for name in METRICS]
-    return [_cell(label), *rates, f"{mean['tokens']:.1f}", f"{mean['ended']:.0%}"]
+    return [label, *rates, f"{mean['tokens']:.1f}", f"{mean['ended']:.0%}"]
 
 
 def _prompts(measured: Mapping[str, Figures]) -> list[str]:
@@ -71,11 +84,3 @@ def _seeds(prompt: str, measured: Mapping[str, Figures]) -> list[int]:
 
 def _of(prompt: str, figures: Figures) -> Iterator[Mapping[str, Any]]:
     return (text for text in figures["texts"] if text["prompt"] == prompt)
-
-
-def _cell(text: str) -> str:
-    """A text in one line, with nothing in it that markdown would take for a table's border or for HTML."""
-    line = " ".join(text.splitlines())
-    for mark in ESCAPED:
-        line = line.replace(mark, f"\\{mark}")
-    return line.strip()

@@ -1,0 +1,26 @@
+"""What is not done yet of some tables, told on stderr with the command that does it."""
+
+import sys
+from collections.abc import Sequence
+
+from lillama.report.entries import PAPER_ONLY, Entry, Table
+from lillama.report.experiment import Found
+from lillama.report.notes import cell_of
+
+
+def tell_left(found: Found, tables: Sequence[Table]) -> int:
+    """Name every cell that leaves an entry open, with its reason; the exit status, 1 where there are any."""
+    entries = [entry for table in tables for entry in table.entries if entry.open]
+    if not entries:
+        return 0
+    every = sum(entry.status != PAPER_ONLY for table in tables for entry in table.entries)
+    print(f"\n{len(entries)} of {every} entries are not measured:", file=sys.stderr)
+    for cell, reason in dict.fromkeys((cell_of(entry.source), _reason(entry)) for entry in entries):
+        print(f"  {cell}: {reason}", file=sys.stderr)
+    print(f"run them: {found.command}", file=sys.stderr)
+    return 1
+
+
+def _reason(entry: Entry) -> str:
+    error = " ".join(str(entry.source.get("error") or "").split())
+    return f"{entry.status}: {error}" if error else entry.status

@@ -1,0 +1,50 @@
+"""Every experiment at every scale that it has, whatever of it was run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lillama.compose import experiment_names
+from lillama.errors import ConfigError
+from lillama.report.counts import counts, in_words
+from lillama.report.experiment import Found, Places, experiment_found, scale_names, table_names
+
+TRIAL = "tiny"  # its figures mean nothing: shown only where it was run
+NOT_THERE = "this experiment has"  # what an experiment says of a scale that it does not have
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An experiment at its scales; ``problems`` are those at which it could not be read."""
+
+    name: str
+    scales: Sequence[Found]
+    problems: Sequence[str]
+
+    def line(self) -> str:
+        """What was measured of it, in a line."""
+        known = [f"{found.scale}: {in_words(counts(found.tables))}" for found in self.scales]
+        return f"{self.name}: {'; '.join([*known, *self.problems])}"
+
+
+def reported(names: Sequence[str], places: Places) -> Iterator[Reported]:
+    """Of these experiments all that have tables, one after the other: reading them takes a second each."""
+    for name in names:
+        found: list[Found] = []
+        problems: list[str] = []
+        for scale in scale_names():
+            if scale == TRIAL and not _was_run(name, places):
+                continue
+            try:
+                found.append(experiment_found(name, scale, places))
+            except ConfigError as error:
+                problems += [] if NOT_THERE in str(error) else [str(error)]
+        yield Reported(name, found, list(dict.fromkeys(problems)))
+
+
+def with_tables() -> list[str]:
+    """The experiments that report tables."""
+    return [name for name in experiment_names() if table_names(name)]
+
+
+def _was_run(name: str, places: Places) -> bool:
+    return any((folder / name / TRIAL).is_dir() for folder in (places.outputs, places.frozen))
