@@ -69,10 +69,13 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """A configuration as plain values, enums by name: for YAML, JSON and hashes."""
+    """A configuration as plain values, enums by name: for YAML, JSON and hashes.
+
+    What an experiment reports of its runs is left out: no run depends on it.
+    """
     values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items() if key != "experiment"}
 
 
 def register_schemas() -> None:

@@ -11,6 +11,8 @@ from lillama.report.records import NO_POINT, Record, at, records
 
 MEASURED, OOM, NOT_RUN, PAPER_ONLY, NO_FIGURE = "measured", "OOM", "not run", "paper only", "no figure"
 WORDS = "words"
+# Overrides that change no figure, or that a sweep's folder says already.
+WITHOUT_EFFECT = {"experiments", "scale", "name", "progress", "logger", "save_checkpoint", "cache_limit_gb"}
 AT_A_POINT = ("{tokens}", "{key}")  # what names a point of a curve, or an entry of a mapping
 Cells = Mapping[tuple[tuple[str, ...], str], "Entry"]
 UNITS = {"percent": 100.0, "minutes": 1 / 60, "GB": 1e-9, "billion": 1e-9, "million": 1e-6, "thousand": 1e-3, "": 1.0}
@@ -158,6 +160,7 @@ def _source(cell: Cell) -> dict[str, Any]:
     hardware, git = known.get("hardware", {}), known.get("git", {})
     return {
         "overrides": asked,
+        "besides": " ".join(_besides(cell)),
         "cell": cell.folder.name,
         "started": known.get("started"),
         "revision": git.get("revision"),
@@ -166,6 +169,15 @@ def _source(cell: Cell) -> dict[str, Any]:
         "fingerprint": cell.result.get("fingerprint"),
         "error": cell.result.get("error"),
     }
+
+
+def _besides(cell: Cell) -> Iterator[str]:
+    """What was said on the command line that the sweep does not say, and that may change a figure."""
+    for word in (cell.result or {}).get("overrides", []):
+        key, _, value = word.lstrip("+~").partition("=")
+        quiet = key in WITHOUT_EFFECT or key.startswith("hydra") or key.endswith(("path", "_dir"))
+        if not quiet and cell.overrides.get(key) != value:
+            yield word
 
 
 def _paper_only(config: TableConfig, printed: Printed, found: Mapping[Any, Entry]) -> Iterator[Entry]:

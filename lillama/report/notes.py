@@ -41,5 +41,6 @@ def day(source: Mapping[str, Any]) -> str:
 
 
 def cell_of(source: Mapping[str, Any]) -> str:
-    """A cell by what it overrides."""
-    return str(source.get("overrides") or ALONE)
+    """A cell by what it overrides; with what else it was told, since that may not be what the experiment says."""
+    besides = f" (with {source['besides']})" if source.get("besides") else ""
+    return f"{source.get('overrides') or ALONE}{besides}"

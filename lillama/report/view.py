@@ -18,6 +18,7 @@ from lillama.tables.samples import HEADER, metrics_rows, texts_beside
 
 SAID = {
     "overrides": "asked for",
+    "besides": "and told",
     "started": "started",
     "machine": "machine",
     "revision": "revision",

@@ -97,3 +97,22 @@ def test_a_local_folder_in_the_hubs_layout_reads_as_a_hub_dataset(tmp_path):
     config = DataConfig(source=Source.hub, path=str(tmp_path / "set"), split="nope")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         read_rows(config, "data")
+
+
+def test_files_are_chosen_by_pattern_in_a_folder(tmp_path):
+    for name in ("alpha.py", "zeta.py", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    chosen = DataConfig(source=Source.local, path=str(tmp_path), files="[a-m]*.py")
+    assert [row["text"] for row in read_rows(chosen, "data")] == ["alpha.py"]
+    assert source_identity(chosen, "data") != source_identity(local(tmp_path), "data")
+    with pytest.raises(ConfigError, match=r"no file of the pattern \*\.c"):
+        read_rows(DataConfig(source=Source.local, path=str(tmp_path), files="*.c"), "data")
+
+
+def test_files_are_chosen_by_pattern_of_a_hub_dataset(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "set").mkdir()
+    for name in ("one", "two"):
+        write(tmp_path / "set" / f"{name}.jsonl", jsonl([{"text": name}]))
+    config = DataConfig(source=Source.hub, path=str(tmp_path / "set"), files="two.jsonl")
+    assert [row["text"] for row in read_rows(config, "data")] == ["two"]

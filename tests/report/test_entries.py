@@ -82,6 +82,13 @@ def test_dense_and_compressed_have_rows_of_their_own_and_words_are_no_figures():
     assert found["Phi-2 3B", "20%", "x"].status == "no figure"
 
 
+def test_what_a_cell_was_told_besides_is_said():
+    own = cell(overrides={"loss": "teacher"}, measured={"zero_shot": scores({"compressed": 0.6})})
+    told = ["loss=teacher", "scale=paper", "progress=false", "data.path=/x", "data.tokens=5"]
+    own.result["overrides"] = told
+    assert table([own], **BY_LOSS)["Phi-2 3B", "Teacher"].source["besides"] == "data.tokens=5"
+
+
 def test_a_curve_has_a_row_a_point_and_the_nearest_of_the_papers():
     found = table(
         [cell(overrides={"loss": "teacher"}, curve=[[0, 7000.0], [500000, 21.0]])],
