@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lillama.report import cells, main
+from lillama.report.__main__ import main
+from lillama.report.cells import cells
 from tests.conftest import ROOT, TINY_RUN
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")

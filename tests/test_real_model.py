@@ -36,7 +36,7 @@ def run_words(real_data, folder, *words):
         "strategy.reduction=0.2",
         "data=local",
         f"data.path={texts / 'train.jsonl'}",
-        "data.tokens=4096",
+        "data.tokens=2048",
         "data.seq_len=256",
         "distill.batch_size=1",
         "evaluate/perplexity=local",
@@ -52,7 +52,7 @@ def run_words(real_data, folder, *words):
 
 @pytest.fixture(scope="module")
 def distilled(real_data, tmp_path_factory):
-    """SmolLM2, 20% smaller: the folder of a whole run (about a minute)."""
+    """SmolLM2, 20% smaller: the folder of a whole run (most of a minute)."""
     return run_once(run_words(real_data, tmp_path_factory.mktemp("real") / "feature", "init=feature"))
 
 

@@ -19,7 +19,7 @@ from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.fingerprint import run_fingerprint
 from lillama.model.load import byte_tokenizer
 from lillama.pipeline import run
-from lillama.report import summary
+from lillama.report.summary import summary
 from lillama.results import read_json
 from lillama.runtime import LowRank
 from tests.conftest import TINY_RUN, composed

@@ -147,7 +147,8 @@ def generate(model: Any, ids: Tensor, new_tokens: int) -> tuple[dict[str, float]
         num_beams=1,
         use_cache=True,
         disable_compile=True,  # a compiled step would be compiled anew for each variant
-        pad_token_id=0 if own.pad_token_id is None else own.pad_token_id,
+        pad_token_id=own.pad_token_id or 0,
+        decoder_start_token_id=own.decoder_start_token_id or 0,  # of an encoder-decoder; which one costs nothing
     )
     with torch.inference_mode(), settings_alone(model, settings) as alone:
         began = now(ids.device)

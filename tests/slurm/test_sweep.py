@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from lillama.pipeline import run
-from lillama.report import cells, main
+from lillama.report.__main__ import main
+from lillama.report.cells import cells
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.slurm.cluster import cluster, missing, slurm
 from tests.waiting import wait_for
