@@ -8,78 +8,80 @@ WORDS = ("river", "stone", "cloud", "lamp", "paper", "wheel", "salt", "glass")
 NAMES = ("piqa", "arc_easy", "boolq")
 
 
+def _piqa(number: int, one: str, two: str) -> dict[str, Any]:
+    return {"goal": f"Move the {one}", "sol1": f"Lift the {two}.", "sol2": "Wait.", "label": number % 2}
+
+
+def _arc(number: int, one: str, two: str) -> dict[str, Any]:
+    choices = {"text": [two, one, "none of them"], "label": ["A", "B", "C"]}
+    question = f"Which of them is a {one}?"
+    return {"id": str(number), "question": question, "choices": choices, "answerKey": "ABC"[number % 3]}
+
+
+def _boolq(number: int, one: str, two: str) -> dict[str, Any]:
+    return {"question": f"is a {one} a {two}", "passage": f"A {one} lies here.", "idx": number, "label": number % 2}
+
+
+def _openbookqa(number: int, one: str, two: str) -> dict[str, Any]:
+    choices = {"text": [two, one, "glass", "salt"], "label": ["A", "B", "C", "D"]}
+    return {"id": str(number), "question_stem": f"A {one} is", "choices": choices, "answerKey": "ABCD"[number % 4]}
+
+
+def _social_iqa(number: int, one: str, two: str) -> dict[str, Any]:
+    answers = {f"answer{letter}": f"a {word}" for letter, word in zip("ABC", (one, two, "lamp"), strict=True)}
+    said = {"context": f"Kim took the {one}.", "question": "What comes next?"}
+    return {**said, **answers, "label": str(number % 3 + 1)}
+
+
+def _logiqa(number: int, one: str, two: str) -> dict[str, Any]:
+    said = {"context": f"Every {one} is a {two}.", "question": "So what is it?"}
+    return {"label": "abcd"[number % 4], **said, "options": [one, two, "both", "neither"]}
+
+
+def _truthfulqa(number: int, one: str, two: str) -> dict[str, Any]:
+    targets = {"choices": ["No.", "Yes."], "labels": [1, 0]}
+    return {"question": f"Is a {one} a {two}?", "mc1_targets": targets, "mc2_targets": targets}
+
+
+def _winogrande(number: int, one: str, two: str) -> dict[str, Any]:
+    options = {"option1": f"the {one}", "option2": f"the {two}", "answer": str(number % 2 + 1)}
+    return {"sentence": f"The {one} fell on the {two} because _ was loose.", **options}
+
+
+def _hellaswag(number: int, one: str, two: str) -> dict[str, Any]:
+    context = {"ctx_a": f"A man lifts the {one}.", "ctx_b": "he", "ctx": f"A man lifts the {one}. he"}
+    endings = [f"drops the {two}.", "waits.", "sings.", "leaves."]
+    return {"ind": number, "activity_label": "Moving", **context, "endings": endings, "label": str(number % 4)}
+
+
+def _afrimmlu(number: int, one: str, two: str) -> dict[str, Any]:
+    choices = str([one, two, "both", "neither"])
+    return {"subject": "things", "question": f"Menene {one}?", "choices": choices, "answer": "ABCD"[number % 4]}
+
+
+def _mmlu(number: int, one: str, two: str) -> dict[str, Any]:
+    return {"question": f"What is a {one}?", "choices": [one, two, "both", "neither"], "answer": number % 4}
+
+
+ROW = {
+    "piqa": _piqa,
+    "arc_easy": _arc,
+    "boolq": _boolq,
+    "openbookqa": _openbookqa,
+    "social_iqa": _social_iqa,
+    "logiqa": _logiqa,
+    "truthfulqa": _truthfulqa,
+    "winogrande": _winogrande,
+    "hellaswag": _hellaswag,
+    "afrimmlu": _afrimmlu,
+    "mmlu": _mmlu,
+}
+
+
 def rows(name: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Rows with the columns that the harness's task reads."""
-    found = []
-    for number in range(count):
-        one, two = WORDS[(number + seed) % 8], WORDS[(3 * number + seed + 1) % 8]
-        found.append(
-            {
-                "piqa": {"goal": f"Move the {one}", "sol1": f"Lift the {two}.", "sol2": "Wait.", "label": number % 2},
-                "arc_easy": {
-                    "id": str(number),
-                    "question": f"Which of them is a {one}?",
-                    "choices": {"text": [two, one, "none of them"], "label": ["A", "B", "C"]},
-                    "answerKey": "ABC"[number % 3],
-                },
-                "boolq": {
-                    "question": f"is a {one} a {two}",
-                    "passage": f"A {one} lies here.",
-                    "idx": number,
-                    "label": number % 2,
-                },
-                "openbookqa": {
-                    "id": str(number),
-                    "question_stem": f"A {one} is",
-                    "choices": {"text": [two, one, "glass", "salt"], "label": ["A", "B", "C", "D"]},
-                    "answerKey": "ABCD"[number % 4],
-                },
-                "social_iqa": {
-                    "context": f"Kim took the {one}.",
-                    "question": "What comes next?",
-                    **{f"answer{letter}": f"a {word}" for letter, word in zip("ABC", (one, two, "lamp"), strict=True)},
-                    "label": str(number % 3 + 1),
-                },
-                "logiqa": {
-                    "label": "abcd"[number % 4],
-                    "context": f"Every {one} is a {two}.",
-                    "question": "So what is it?",
-                    "options": [one, two, "both", "neither"],
-                },
-                "truthfulqa": {
-                    "question": f"Is a {one} a {two}?",
-                    "mc1_targets": {"choices": ["No.", "Yes."], "labels": [1, 0]},
-                    "mc2_targets": {"choices": ["No.", "Yes."], "labels": [1, 0]},
-                },
-                "winogrande": {
-                    "sentence": f"The {one} fell on the {two} because _ was loose.",
-                    "option1": f"the {one}",
-                    "option2": f"the {two}",
-                    "answer": str(number % 2 + 1),
-                },
-                "hellaswag": {
-                    "ind": number,
-                    "activity_label": "Moving",
-                    "ctx_a": f"A man lifts the {one}.",
-                    "ctx_b": "he",
-                    "ctx": f"A man lifts the {one}. he",
-                    "endings": [f"drops the {two}.", "waits.", "sings.", "leaves."],
-                    "label": str(number % 4),
-                },
-                "afrimmlu": {
-                    "subject": "things",
-                    "question": f"Menene {one}?",
-                    "choices": str([one, two, "both", "neither"]),
-                    "answer": "ABCD"[number % 4],
-                },
-                "mmlu": {
-                    "question": f"What is a {one}?",
-                    "choices": [one, two, "both", "neither"],
-                    "answer": number % 4,
-                },
-            }[name]
-        )
-    return found
+    words = ((number, WORDS[(number + seed) % 8], WORDS[(3 * number + seed + 1) % 8]) for number in range(count))
+    return [ROW[name](*own) for own in words]
 
 
 def write(file: Path, content: list[dict[str, Any]]) -> None:
