@@ -41,7 +41,16 @@ TINY_RUN = (
     "progress=false",
     "logger=csv",
 )
-LONGEST = ("tests/slurm", "test_real_model", "test_torchrun", "test_kills", "test_pipeline")
+LONGEST = (
+    "test_real_model",
+    "test_torchrun",
+    "slurm",
+    "test_tiny",
+    "test_kills",
+    "test_pipeline",
+    "test_joblib",
+    "test_compose",
+)
 set_up()
 
 
