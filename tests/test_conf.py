@@ -24,7 +24,8 @@ from tests.conftest import ROOT, composed
 
 GROUPS = (
     *("model", "strategy", "loss", "init", "data", "distill", "distill/schedule"),
-    *("finetune", "finetune/data", "evaluate", "evaluate/perplexity", "logger", "bench", "preset"),
+    *("finetune", "finetune/data", "logger", "bench", "preset", "scale", "evaluate", "evaluate/perplexity"),
+    *(f"evaluate/{stage}" for stage in ("zero_shot", "throughput", "samples", "wer", "stable_rank", "domains")),
 )
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 # What an option cannot know by itself.
