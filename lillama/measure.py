@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import RunConfig, Stage, Weights
+from lillama.config import PerplexityConfig, RunConfig, Stage, Weights
 from lillama.errors import ConfigError
-from lillama.evaluate.perplexity import perplexity
+from lillama.evaluate.perplexity import MeasuredText, perplexity
 from lillama.evaluate.samples import samples
 from lillama.evaluate.stable_rank import draw_stable_ranks, stable_ranks
 from lillama.evaluate.throughput import throughput
@@ -38,14 +38,18 @@ class Measurement:
         settings, text = self.config.evaluate.perplexity, self.inputs.text
         assert text is not None
         with self.record.stage("perplexity"):
-            return perplexity(
-                model,
-                text.ids,
-                seq_len=settings.seq_len,
-                stride=settings.stride,
-                batch_size=settings.batch_size,
-                progress=self.config.progress,
-            )
+            return self.perplexity_of(model, text, settings)
+
+    def perplexity_of(self, model: nn.Module, text: MeasuredText, settings: PerplexityConfig) -> float:
+        """The perplexity of a text, measured as its settings say."""
+        return perplexity(
+            model,
+            text.ids,
+            seq_len=settings.seq_len,
+            stride=settings.stride,
+            batch_size=settings.batch_size,
+            progress=self.config.progress,
+        )
 
     def each(self, model: nn.Module, role: str) -> None:
         """Every configured stage that looks at one model by itself."""
@@ -167,16 +171,7 @@ def _domains(measurement: Measurement, model: nn.Module, role: str) -> Figures:
     assert texts is not None
     found = {}
     for name, text in texts.items():
-        own = config.evaluate.domains.texts[name]
-        value = perplexity(
-            model,
-            text.ids,
-            seq_len=own.seq_len,
-            stride=own.stride,
-            batch_size=own.batch_size,
-            desc=name,
-            progress=config.progress,
-        )
+        value = measurement.perplexity_of(model, text, config.evaluate.domains.texts[name])
         found[name] = {"perplexity": value, "bits_per_byte": text.bits_per_byte(value), "tokens": len(text)}
     return found
 

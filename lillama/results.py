@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "results.json"
+DENSE, COMPRESSED = "dense", "compressed"  # the roles that measured figures are kept by
 FIGURES = (
     *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte"),
     *("tokens", "finetune", "seconds", "peak_memory", "measured"),

@@ -88,7 +88,6 @@ def perplexity(
     seq_len: int,
     stride: int | None = None,
     batch_size: int = 1,
-    desc: str = "perplexity",
     progress: bool = False,
 ) -> float:
     """exp of the mean negative log-likelihood over every predicted token, in float32 logits.
@@ -103,7 +102,10 @@ def perplexity(
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    with torch.inference_mode(), tqdm(total=len(ids), desc=desc, unit="tok", leave=False, disable=not progress) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(ids), desc="perplexity", unit="tok", leave=False, disable=not progress) as bar,
+    ):
         for batch in _batches(windows(len(ids), seq_len, stride), batch_size):
             stacked = torch.stack([ids[window.start : window.stop] for window in batch]).to(device)
             loss, predicted = window_loss(model, stacked, skip=batch[0].skip)

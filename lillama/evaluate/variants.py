@@ -26,10 +26,10 @@ from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
+from lillama.results import COMPRESSED, DENSE
 from lillama.runtime import FactorPair, LowRankExperts, is_fused_experts
 from lillama.runtime.lillama_modules import Expansion
 
-DENSE, COMPRESSED = "dense", "compressed"
 CPU, META = torch.device("cpu"), torch.device("meta")
 OF_PRODUCTS = (nn.Linear, Conv1D, nn.Embedding, Expansion, FactorPair, LowRankExperts)
 GIVEN = "_is_hf_initialized"  # transformers leaves alone what carries this mark

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
-from lillama.compose import SCALE, set_up, sweep_cells
+from lillama.compose import set_up, sweep_cells
 from lillama.results import read_result
 
 MISSING = "MISSING"
@@ -51,10 +51,9 @@ def promised_overrides(folder: Path) -> list[list[str]]:
     set_up()
     whole = OmegaConf.load(file)
     assert isinstance(whole, DictConfig)
-    task = list(whole.hydra.overrides.task)
-    whole.scale = next((word.partition("=")[2] for word in task if word.startswith("scale=")), SCALE)
+    whole.scale = whole.hydra.runtime.choices.get("scale")  # an experiment's own default too
     try:
-        return sweep_cells(whole, task)
+        return sweep_cells(whole, list(whole.hydra.overrides.task))
     except HydraException:  # a glob can only be expanded by the sweep itself
         return []
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from lillama.compose import EXPERIMENTS
 from lillama.report.cells import Cell
+from lillama.results import COMPRESSED, DENSE
 
-DENSE, COMPRESSED = "dense", "compressed"
 NO_POINT = "-"
 OWN = "own"  # whichever the cell is about
 TUNED = {"full": " FT", "lora": " LoRA"}
+AS_THEY_ARE = ("seconds", "peak_memory", "peak_device_memory", "tokens", "matrices", "blocks", "curve", "finetune")
 MAKING = ("plan", "load", "data", "init", "distill")
 NAMES = EXPERIMENTS / "paper" / "names.csv"
 
@@ -69,27 +70,22 @@ def at(values: Any, path: str) -> Any:
 def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
     if role == OWN:
         role = COMPRESSED if COMPRESSED in result.get("parameters", {}) else DENSE
-    measured = {stage: found.get(role) for stage, found in result.get("measured", {}).items()}
-    ratios = {
-        f"{stage}_ratios": found["ratios"] for stage, found in result.get("measured", {}).items() if "ratios" in found
-    }
-    perplexity = result.get("perplexity", {})
+    measured, perplexity = result.get("measured", {}), result.get("perplexity", {})
     return {
-        **{
-            key: result.get(key)
-            for key in ("seconds", "peak_memory", "peak_device_memory", "tokens", "matrices", "blocks")
-        },
-        **measured,
-        **ratios,
-        "compression_seconds": sum(result["seconds"].get(stage, 0.0) for stage in MAKING)
-        if result.get("seconds")
-        else None,
+        **{key: result.get(key) for key in AS_THEY_ARE},
+        **{stage: found.get(role) for stage, found in measured.items()},
+        **{f"{stage}_ratios": found["ratios"] for stage, found in measured.items() if "ratios" in found},
+        "compression_seconds": _compression_seconds(result),
         "parameters": result.get("parameters", {}).get(role),
         "removed": _removed(result, role),
         "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
-        "curve": result.get("curve"),
-        "finetune": result.get("finetune"),
     }
+
+
+def _compression_seconds(result: Mapping[str, Any]) -> float | None:
+    """The time that the making took, without what was measured."""
+    seconds = result.get("seconds")
+    return sum(seconds.get(stage, 0.0) for stage in MAKING) if seconds else None
 
 
 def _removed(result: Mapping[str, Any], role: str) -> float | None:
