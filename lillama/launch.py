@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
 from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
-from lillama.pipeline import run
 from lillama.report.summary import plan_table, summary
 from lillama.results import read_json
 
@@ -45,6 +44,8 @@ class Session:
         folder = Path(hydra.runtime.output_dir)
         try:
             config = typed(composed)
+            from lillama.pipeline import run  # seconds of torch and transformers, which bad input need not wait for
+
             result = run(config, folder, hydra.overrides.task)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return

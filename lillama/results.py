@@ -9,6 +9,7 @@ from typing import Any
 
 FILE = "results.json"
 DENSE, COMPRESSED = "dense", "compressed"  # the roles that measured figures are kept by
+MISSING = "MISSING"  # what a table says of a figure that there is not
 FIGURES = (
     *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte"),
     *("tokens", "finetune", "seconds", "peak_memory", "measured"),

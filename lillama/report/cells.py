@@ -11,9 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
 from lillama.compose import set_up, sweep_cells
-from lillama.results import read_result
-
-MISSING = "MISSING"
+from lillama.results import MISSING, read_result
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.results import MISSING
 from lillama.tables.markdown import table
 
 
@@ -14,4 +15,4 @@ def domains_table(measured: Mapping[str, Any]) -> str:
 
 
 def _shown(found: Mapping[str, Any] | None) -> str:
-    return "MISSING" if found is None else f"{found['perplexity']:,.2f} ({found['bits_per_byte']:.3f})"
+    return MISSING if found is None else f"{found['perplexity']:,.2f} ({found['bits_per_byte']:.3f})"

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lillama.results import MISSING
 from lillama.tables.markdown import cell_text, table
 
-MISSING = "MISSING"
 HEADER = ("model", "repetition", "distinct-1", "distinct-2", "distinct-3", "tokens", "ended")
 METRICS = ("repetition", "distinct_1", "distinct_2", "distinct_3")
 Figures = Mapping[str, Any]

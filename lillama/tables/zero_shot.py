@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.results import MISSING
 from lillama.tables.markdown import table
 
 MEAN = "mean"
@@ -30,6 +31,6 @@ def _row(name: str, measured: Mapping[str, Any], recovery: Mapping[str, float]) 
 
 def _shown(score: Mapping[str, Any] | None) -> str:
     if score is None:
-        return "MISSING"
+        return MISSING
     error = "" if score["stderr"] is None else f" ± {100 * score['stderr']:.2f}"
     return f"{100 * score['score']:.2f}{error}"
