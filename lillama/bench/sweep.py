@@ -1,17 +1,18 @@
 """The cells of a sweep side by side: what each costs, how cost grows, and the paper's times in their own column."""
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from lillama.report.cells import Cell, varying
+from lillama.report.paper import printed_table
+from lillama.report.records import printed_name
 from lillama.spread import shown, spread
 from lillama.tables.markdown import table
 
 GIBI, TERA = 2**30, 1e12
+PAPER = "table09_time.csv"
 Figure = Callable[[Mapping[str, Any]], Any]
 Column = tuple[str, Figure]
 
@@ -86,20 +87,18 @@ def bench_table(found: Sequence[Cell], paper: Mapping[str, str]) -> str:
         for cell in found
     ]
     header = [*keys, "status", *(name for name, _ in shown_columns)]
-    minutes = [paper.get(_at("settings", "model", "name")(cell.result or {}) or "", "-") for cell in found]
+    models = [_at("settings", "model", "name")(cell.result or {}) for cell in found]
+    minutes = [paper.get(printed_name(str(model)), "-") for model in models]
     if any(value != "-" for value in minutes):
         header.append("paper min (Table 9)")
         rows = [[*row, value] for row, value in zip(rows, minutes, strict=True)]
     return table(header, rows)
 
 
-def paper_minutes(file: Path, strategy: str = "bottom") -> dict[str, str]:
-    """The paper's times by model, each with its hardware; none where there is no file."""
-    if not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8") as rows:
-        wanted = [row for row in csv.DictReader(rows) if row["strategy"] == strategy]
-    return {row["model"]: f"{row['minutes']} ({strategy}, {row['hardware']})" for row in wanted}
+def paper_minutes(strategy: str = "bottom") -> dict[str, str]:
+    """The paper's times by printed model (Table 9), each with its hardware."""
+    rows = printed_table([PAPER]).rows
+    return {row["Model"]: f"{row[strategy.capitalize()].removesuffix('min')} ({strategy}, one A100)" for row in rows}
 
 
 def growth(found: Sequence[Cell], quantity: Figure = SECONDS) -> dict[str, dict[str, float]]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from lillama.errors import ConfigError
 from lillama.report.cells import Cell, cells, tell_open_cells
 from lillama.report.entries import Table
-from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_found, experiment_of, scale_names
+from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_found, scale_names
 from lillama.report.figure import figure_png
 from lillama.report.latex import as_latex
 from lillama.report.left import tell_left
 from lillama.report.long_form import as_csv
 from lillama.report.markdown import as_markdown
+from lillama.report.names import named
 from lillama.report.overview import reported, with_tables
 from lillama.report.page import write_page
 from lillama.report.sweep import sweep_table, texts_side_by_side
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lillama.report", description=__doc__)
-    parser.add_argument("name", nargs="?", help="an experiment, a table, or a sweep's or a run's folder (outputs/NAME)")
+    parser.add_argument("name", nargs="?", help="an experiment, a table (table12), or a folder (outputs/NAME)")
     parser.add_argument("--scale", default="paper", help=f"of an experiment: {', '.join(scale_names())} (paper)")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="of an experiment's tables")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures of the tables there, as PNG")
@@ -68,7 +69,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _page(options: argparse.Namespace) -> int:
     """Write the page of all experiments, or of the one that is named, and a line of counts for each."""
-    names = with_tables() if options.all else [experiment_of(options.name)]
+    names = with_tables() if options.all else [named(options.name)[0]]
     found = []
     for one in reported(names, Places(options.outputs, options.results)):
         print(one.line(), flush=True)
@@ -88,12 +89,12 @@ def _folder(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _experiment(options: argparse.Namespace) -> int:
-    name = experiment_of(options.name)
+    name, wanted = named(options.name)
     found = experiment_found(name, options.scale, Places(options.outputs, options.results))
     if options.samples:
         print(_texts(f"{name} at scale {options.scale}", found.cells))
         return tell_open_cells(found.cells)
-    tables = [table for table in found.tables if options.name in (name, table.name)]
+    tables = [table for table in found.tables if table.name in wanted]
     if not tables:
         raise ConfigError(f"{name}: this experiment has no tables")
     print(FORMATS[options.format](tables))

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.compose import CONF, EXPERIMENTS, Sweep, experiment_names, experiment_sweep
+from lillama.compose import CONF, EXPERIMENTS, Sweep, experiment_sweep
 from lillama.errors import ConfigError
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
@@ -68,28 +67,6 @@ def _sweep_at(name: str, scale: str) -> Sweep:
 def scale_names() -> list[str]:
     """All scales that an experiment may have."""
     return sorted(file.stem for file in (CONF / "scale").glob("*.yaml"))
-
-
-def table_names(name: str) -> list[str]:
-    """The tables of an experiment, read from its file without composing it."""
-    own = OmegaConf.load(EXPERIMENTS / f"{name}.yaml")
-    assert isinstance(own, DictConfig)
-    return [str(key) for key in (own.get("experiment") or {}).get("tables") or {}]
-
-
-def experiment_of(table: str) -> str:
-    """The experiment that a table belongs to; an experiment's own name stands for itself.
-
-    :raises ConfigError: for a name that is neither, and for a table that several experiments have.
-    """
-    if table in experiment_names():
-        return table
-    found = [name for name in experiment_names() if table in table_names(name)]
-    if len(found) > 1:
-        raise ConfigError(f"{table}: a table of {', '.join(found)}; name one of these")
-    if not found:
-        raise ConfigError(f"{table}: no such folder, experiment or table; there are {', '.join(experiment_names())}")
-    return found[0]
 
 
 def experiment_cells(sweep: Sweep, places: Places) -> list[Cell]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from lillama.compose import experiment_names
 from lillama.errors import ConfigError
 from lillama.report.counts import counts, in_words
-from lillama.report.experiment import Found, Places, experiment_found, scale_names, table_names
+from lillama.report.experiment import Found, Places, experiment_found, scale_names
+from lillama.report.names import table_names
 
 TRIAL = "tiny"  # its figures mean nothing: shown only where it was run
 NOT_THERE = "this experiment has"  # what an experiment says of a scale that it does not have

@@ -7,9 +7,7 @@ import pytest
 from lillama.bench.__main__ import main
 from lillama.bench.sweep import bench_table, growth, paper_minutes
 from lillama.report.cells import Cell, cells
-from tests.conftest import ROOT
 
-PAPER = ROOT / "experiments" / "paper" / "table09.csv"
 TINY = (
     *("strategy.k=8", "strategy.m=4", "data.seq_len=16", "distill.batch_size=2"),
     *("bench.rounds=1", "bench.warmup=0", "model.device=cpu"),
@@ -51,19 +49,17 @@ def test_a_folder_without_results_is_bad_input(tmp_path):
 
 
 def test_the_papers_minutes_are_the_printed_ones_and_name_their_hardware():
-    bottom = paper_minutes(PAPER)
-    assert bottom == {
-        "phi2": "25 (bottom, one A100)",
-        "mistral_7b": "26 (bottom, one A100)",
-        "phi3_medium_14b": "30 (bottom, one A100)",
-        "mixtral_8x7b": "47 (bottom, one A100)",
+    assert paper_minutes() == {
+        "Phi-2 3B": "25 (bottom, one A100)",
+        "Mistral-v0.1 7B": "26 (bottom, one A100)",
+        "Phi-3 14B": "30 (bottom, one A100)",
+        "Mixtral-8x7B-v0.1 47B": "47 (bottom, one A100)",
     }
-    assert paper_minutes(PAPER, "uniform")["mixtral_8x7b"] == "OOM (uniform, one A100)"
-    assert paper_minutes(Path("nowhere.csv")) == {}
+    assert paper_minutes("uniform")["Mixtral-8x7B-v0.1 47B"] == "OOM (uniform, one A100)"
 
 
 def test_the_papers_minutes_never_stand_for_a_cell_that_was_not_measured():
-    shown = bench_table([cell("a", status="failed", model="phi2", n=1), cell("b", model="y", n=2)], {"phi2": "25"})
+    shown = bench_table([cell("a", status="failed", model="phi2", n=1), cell("b", model="y", n=2)], {"Phi-2 3B": "25"})
     failed = next(line for line in shown.splitlines() if "FAILED" in line)
     figures = [word.strip() for word in failed.strip("|").split("|")]
     assert set(figures[2:-1]) == {"-"}
