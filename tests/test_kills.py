@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from lillama.pipeline import run
 from lillama.results import read_json
 from tests.conftest import ROOT, TINY_RUN, composed
+from tests.forks import fork, status
 
 KILLS = 20
 WORDS = (*TINY_RUN, "data.tokens=24576", "distill.batch_size=4", "snapshot.every_steps=2", "evaluate.every_tokens=8192")
@@ -26,17 +27,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 def in_a_fork(config, folder, end=None, after=0.0):
     """Run in a child, send it a signal after some seconds; its exit status, or minus the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run(config, folder)
-        except BaseException:  # noqa: BLE001 - the child must end here, not in pytest
-            os._exit(1)
-        os._exit(0)
+    child = fork(lambda: run(config, folder))
     if end is not None:
         time.sleep(after)
         os.kill(child, end)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status(child)
 
 
 def weights(folder):

@@ -1,4 +1,7 @@
-"""Two processes under torchrun on one run: the same factors as one process, and what happens when one dies."""
+"""Two processes on one run: the same factors as one process, and what happens when one dies.
+
+Most are forks with torchrun's environment, since starting Python is most of the time; one run is torchrun's own.
+"""
 
 import os
 import signal
@@ -11,29 +14,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lillama.pipeline import run
 from lillama.results import read_json
-from tests.conftest import ROOT, TINY_RUN
+from tests.conftest import ROOT, TINY_RUN, composed
+from tests.forks import status, team
+from tests.waiting import wait_for
 
 WORDS = (*TINY_RUN, "distill.batch_size=3", "evaluate.every_tokens=512", "init=svd")
+LONG = ("data.tokens=12288", "snapshot.every_steps=3", "evaluate.every_tokens=0")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def command(*words, processes=2):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*(launcher if processes > 1 else [sys.executable]), str(ROOT / "run.py"), *words]
-
-
-def start(*words, processes=2):
+def start(*words):
+    """Two processes at work on a run."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, str(ROOT / "run.py"), *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(*words, processes=processes), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def finished(*words, processes=2):
-    process = start(*words, processes=processes)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    return out
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def factors(folder):
@@ -52,16 +49,19 @@ def assert_same(folder, other, limit=1e-5):
 def alone(tmp_path_factory):
     """What one process makes of it."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    finished(*WORDS, f"hydra.run.dir={folder}", processes=1)
+    run(composed(*WORDS), folder)
     return folder
+
+
+def finish_together(config, folder):
+    assert [status(child) for child in team(config, folder)] == [0, 0]
 
 
 @pytest.mark.parametrize("mode", ["data", "blocks"])
 def test_two_processes_give_what_one_gives(alone, tmp_path, mode):
     """Three sequences a step: the processes have different shares."""
-    out = finished(*WORDS, f"parallel={mode}", f"hydra.run.dir={tmp_path / mode}")
+    finish_together(composed(*WORDS, f"parallel={mode}"), tmp_path / mode)
     assert_same(tmp_path / mode, alone)
-    assert out.count("perplexity end") == 1, "the first process speaks"
     one, two = (read_json(folder / "results.json") for folder in (alone, tmp_path / mode))
     assert two["status"] == "done"
     assert [tokens for tokens, _ in two["curve"]] == [tokens for tokens, _ in one["curve"]]
@@ -73,9 +73,9 @@ def test_two_processes_give_what_one_gives(alone, tmp_path, mode):
 
 
 def test_a_blockwise_schedule_shares_batches_too(tmp_path):
-    words = (*WORDS, "distill/schedule=blockwise", "distill.micro_batch=1")
-    finished(*words, f"hydra.run.dir={tmp_path / 'one'}", processes=1)
-    finished(*words, f"hydra.run.dir={tmp_path / 'two'}")
+    config = composed(*WORDS, "distill/schedule=blockwise", "distill.micro_batch=1")
+    run(config, tmp_path / "one")
+    finish_together(config, tmp_path / "two")
     assert_same(tmp_path / "two", tmp_path / "one")
 
 
@@ -92,33 +92,48 @@ def worker_of(process, rank):
     return None
 
 
-def wait_for(condition, process):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.mark.parametrize("mode", ["data", "blocks"])
+def test_where_one_process_dies_the_other_says_so_and_the_restart_goes_on(tmp_path, mode):
+    folder, config = tmp_path / "run", composed(*WORDS, *LONG, f"parallel={mode}")
+    first, second = team(config, folder)
+    wait_for(lambda: snapshots(folder) == 2, "two snapshots")
+    os.kill(second, signal.SIGKILL)
+    killed = time.monotonic()
+    assert (status(second), status(first)) == (-signal.SIGKILL, 1)
+    assert time.monotonic() - killed < 60
+    result = read_json(folder / "results.json")
+    assert result["status"] == "failed"
+    assert "another process of the run is gone" in result["error"]
+    assert snapshots(folder)
+    finish_together(config, folder)
+    goes_on_like_a_whole_run(folder, tmp_path / "whole")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
-@pytest.mark.parametrize("mode", ["data", "blocks"])
-def test_where_one_process_dies_the_other_says_so_and_the_restart_goes_on(tmp_path, mode):
+def test_torchrun_ends_the_run_where_one_process_dies_and_starts_it_again(tmp_path):
     folder = tmp_path / "run"
-    words = (*WORDS, f"parallel={mode}", "data.tokens=12288", "snapshot.every_steps=3", "evaluate.every_tokens=0")
-    process = start(*words, f"hydra.run.dir={folder}")
-    wait_for(lambda: len(list((folder / "snapshots").glob("step-*"))) == 2, process)
+    words = (*WORDS, *LONG, "parallel=data", f"hydra.run.dir={folder}")
+    process = start(*words)
+    wait_for(lambda: snapshots(folder) == 2, "two snapshots")
     os.kill(worker_of(process, 1), signal.SIGKILL)
-    killed = time.monotonic()
     _, err = process.communicate(timeout=120)
-    assert time.monotonic() - killed < 60
     assert process.returncode != 0
     assert "another process of the run is gone" in err or "the run was asked to end" in err, err
-    result = read_json(folder / "results.json")
-    assert result["status"] in ("failed", "interrupted")
-    assert list((folder / "snapshots").glob("step-*"))
-    finished(*words, f"hydra.run.dir={folder}")
+    assert read_json(folder / "results.json")["status"] in ("failed", "interrupted")
+    process = start(*words)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert out.count("perplexity end") == 1, "the first process speaks"
+    goes_on_like_a_whole_run(folder, tmp_path / "whole")
+
+
+def snapshots(folder):
+    return len(list((folder / "snapshots").glob("step-*")))
+
+
+def goes_on_like_a_whole_run(folder, whole):
     result = read_json(folder / "results.json")
     assert (result["status"], result["tokens"]) == ("done", 12288)
-    finished(*words, f"hydra.run.dir={tmp_path / 'whole'}", processes=1)
-    assert_same(folder, tmp_path / "whole", limit=1e-4)
+    run(composed(*WORDS, *LONG), whole)
+    assert_same(folder, whole, limit=1e-4)
     assert torch.isfinite(next(iter(factors(folder).values()))).all()
