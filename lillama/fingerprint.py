@@ -10,7 +10,7 @@ from lillama.provenance import digest, path_digest, readable_digest
 from lillama.version import __version__
 
 WITHOUT_EFFECT = (
-    *("name", "scale", "ranks", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint"),
+    *("name", "scale", "ranks", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint", "reuse"),
     *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
 )
 # Likewise to rounding: how a step is fitted into the memory that there is.

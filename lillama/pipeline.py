@@ -18,6 +18,7 @@ from lillama.bench.stage import bench
 from lillama.config import MEASURES, PLANNED, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
+from lillama.distill.snapshot import Snapshot
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
@@ -31,6 +32,7 @@ from lillama.model.surgery import blank_modules
 from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, check_runnable, prepare_plan
 from lillama.record import SCRATCH, alone, finished, following, recording, refuse
+from lillama.reuse import Kept
 from lillama.saving import save, save_tuned
 from lillama.strategy.plan import RankPlan
 from lillama.supply import Supply
@@ -68,10 +70,13 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
                 clean(folder, saves)
                 log.info("already done, nothing to run: %s", folder)
                 return previous
-            start = team.told(saves.distill.latest())
+            own = saves.distill.latest()
+            start = team.told(own or kept_for(config))
             tuned = saves.tuned(config, start)
-            note = note_of(start, tuned)
+            note = note_of(own, tuned)
             with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
+                if note is None and start is not None:
+                    record.reuse(start.note)
                 run_stages(Job(config, record, team, preemption, saves, start, tuned))
             clean(folder, saves)
     return record.result.as_dict()
@@ -210,6 +215,11 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
     )
 
 
+def kept_for(config: RunConfig) -> Snapshot | None:
+    """The distillation of the same model by another run, where it may be taken."""
+    return Kept(config).find() if config.reuse and Stage.distill in config.stages else None
+
+
 def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
@@ -232,9 +242,13 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
         note=note,
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=bool(set(config.stages) & {*MEASURES, Stage.finetune}),
+        save_at_end=config.reuse or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
     distill(student, inputs.data, config.distill, config.loss, session)
+    if config.reuse and job.team.main and not record.reused:
+        made = job.saves.distill.newest()
+        assert made is not None
+        Kept(config).keep(made, record.result.provenance)
 
 
 def step_metrics(progress: Progress) -> dict[str, float]:

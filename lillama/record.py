@@ -54,6 +54,7 @@ class Record:
         self.main = main
         self.result = result
         self.logger = logger
+        self.reused = False  # whether another run has distilled the model
         self._running: list[str] = []
         self._since = time.perf_counter()
 
@@ -92,6 +93,18 @@ class Record:
             "peak_memory": self.result.peak_memory,
             "logger": self.logger.state(),
         }
+
+    def reuse(self, note: Mapping[str, Any]) -> None:
+        """Begin with a distillation that another run has made: its curve, and its seconds and memory, which it took.
+
+        :param note: what that run kept with it.
+        """
+        result = self.result
+        result.seconds, result.tokens, result.peak_memory = dict(note["seconds"]), note["tokens"], note["peak_memory"]
+        result.provenance["distilled_by"] = note["made"]
+        self.reused = True
+        for tokens, value in note["curve"]["points"]:
+            self.log_perplexity(tokens, value)
 
     def note_plan(self, plan: RankPlan) -> None:
         """Keep what the plan comes to, and the plan itself as ``plan.json``."""

@@ -19,7 +19,7 @@ FLOORS = [
     {"finetune"},
     {"record", "report", "prepare", "fingerprint", "bench"},
     {"measure", "supply"},
-    {"tuning", "saving"},
+    {"tuning", "saving", "reuse"},
     {"job"},
     {"pipeline", "oneshot", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
     {"launch"},

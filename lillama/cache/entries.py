@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("gguf", "tokens", "factors", "scores")
+KINDS = ("gguf", "tokens", "factors", "scores", "models")
 SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json"}
 PARTIAL = ".partial"
 DAY = 86400

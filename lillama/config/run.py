@@ -76,6 +76,7 @@ class RunConfig:
     cache_limit_gb: float = 20.0
     progress: bool = True
     save_checkpoint: bool = True
+    reuse: bool = False
     model: ModelConfig = MISSING
     strategy: StrategyConfig = MISSING
     loss: LossConfig = MISSING
@@ -102,6 +103,8 @@ class RunConfig:
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        if self.reuse and self.snapshot.off:
+            raise ConfigError("reuse=true: what is kept is a snapshot; set snapshot.every_minutes or .every_steps")
         if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):
             raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
         if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:

@@ -117,7 +117,8 @@ class BlockLearner:
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
         device = self.parameters[0].device
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:  # as it is of a finished distillation that was kept
+            self.optimizer.load_state_dict(state["optimizer"])
         best = state["best"]
         self._best = None if best is None else (best[0], [value.to(device) for value in best[1]])
 

@@ -37,6 +37,16 @@ class Snapshot:
     position: dict[str, Any]
     note: dict[str, Any]
 
+    @property
+    def step(self) -> int:
+        """After how many steps it was made."""
+        return int(self.folder.name.removeprefix("step-"))
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of its parts."""
+        return sorted(file.stem for file in self.folder.glob("*.pt"))
+
     def part(self, name: str, device: torch.device | str = "cpu") -> Any:
         """One part's tensors and values."""
         return torch.load(self.folder / f"{name}.pt", map_location=device, weights_only=True)
@@ -81,10 +91,21 @@ class Snapshots:
         self.made()
 
     def latest(self) -> Snapshot | None:
+        """The newest snapshot, to go on from; a word of it is logged.
+
+        :raises ConfigError: where the folder holds those of another run.
+        """
+        found = self.newest()
+        if found is not None:
+            log.info("going on from snapshot %s", found.folder.name)
+        return found
+
+    def newest(self) -> Snapshot | None:
         """The newest snapshot of this run that is whole; a damaged one is named and removed, the one before it taken.
 
         :raises ConfigError: where the folder holds those of another run.
         """
+        self._wait()
         for partial in self.folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
             shutil.rmtree(partial, ignore_errors=True)
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
@@ -99,7 +120,6 @@ class Snapshots:
                     f"hydra.run.dir={self.folder.parent}: holds snapshots of another run;"
                     f" choose another folder or name, or remove {self.folder.name}/"
                 )
-            log.info("going on from snapshot %s", folder.name)
             return Snapshot(folder, manifest["position"], manifest["note"])
         return None
 

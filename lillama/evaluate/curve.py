@@ -44,6 +44,8 @@ class Curve:
         self.on_point = on_point
         self.dense: float | None = start["dense"] if start else None
         self.points: list[tuple[int, float]] = [(tokens, value) for tokens, value in start["points"]] if start else []
+        if self.points:  # of another run, perhaps
+            self._write()
 
     def add_dense(self, teacher: nn.Module) -> None:
         """Measure the dense model."""
@@ -56,8 +58,11 @@ class Curve:
             return
         with student.in_place() as compressed:
             self.points.append((tokens, self.measure(compressed)))
-        write_csv(self.file, [COLUMNS, *self.points])
+        self._write()
         self.on_point(*self.points[-1])
+
+    def _write(self) -> None:
+        write_csv(self.file, [COLUMNS, *self.points])
 
     def add_if_due(self, student: Learning, tokens: int) -> None:
         """Measure a point where at least ``every`` tokens' mark was passed since the last one."""

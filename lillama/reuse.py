@@ -1,0 +1,42 @@
+"""Finished distillations kept by content: a run that would make the same model begins from it (``reuse=true``)."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lillama.cache import touch
+from lillama.config import MADE_BY_DEFAULT, RunConfig
+from lillama.distill.snapshot import Snapshot, Snapshots
+from lillama.fingerprint import run_fingerprint
+
+log = logging.getLogger(__name__)
+KIND = "models"
+
+
+class Kept:
+    """The place of the model that a configuration makes, whatever is measured of it: its factors and its curve."""
+
+    def __init__(self, config: RunConfig) -> None:
+        key = run_fingerprint(replace(config, stages=[stage for stage in MADE_BY_DEFAULT if stage in config.stages]))
+        folder = Path(config.cache_dir).expanduser() / KIND / key
+        self._snapshots = Snapshots(folder, key, replace(config.snapshot, keep=1))
+
+    def find(self) -> Snapshot | None:
+        """The finished distillation, if a run has left it."""
+        found = self._snapshots.newest()
+        if found is not None:
+            touch(self._snapshots.folder)
+            log.info("the model is taken as another run has distilled it (%s)", found.note["made"]["started"])
+        return found
+
+    def keep(self, made: Snapshot, provenance: Mapping[str, Any]) -> None:
+        """Keep a finished distillation; without AdamW's moments, since nothing is learnt after it.
+
+        :param provenance: of the run that made it.
+        """
+        note = {key: value for key, value in made.note.items() if key != "logger"} | {"made": dict(provenance)}
+        parts = {name: made.part(name) for name in made.parts}
+        lean = {name: part | {"optimizer": None} if "optimizer" in part else part for name, part in parts.items()}
+        self._snapshots.save(made.step, made.position, note, lean)

@@ -1,0 +1,154 @@
+"""A distilled model that is kept by content: taken for every run that would make the same one, and for no other."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lillama.pipeline
+from lillama.cache import entries
+from lillama.pipeline import run
+from lillama.results import read_json
+from tests.conftest import TINY_RUN, composed
+from tests.forks import status, team
+
+WORDS = (*TINY_RUN, "init=svd", "evaluate.every_tokens=512", "reuse=true")
+
+
+@pytest.fixture
+def words(tmp_path):
+    return (*WORDS, f"cache_dir={tmp_path / 'cache'}")
+
+
+def weights(folder):
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def same_weights(one, two):
+    first, second = weights(one), weights(two)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def models(tmp_path):
+    return entries(tmp_path / "cache", ["models"])
+
+
+def no_learning(monkeypatch):
+    monkeypatch.setattr("lillama.distill.teaching.Teaching.step", lambda *_, **__: pytest.fail("it learns again"))
+    monkeypatch.setattr("lillama.distill.learner.BlockLearner.update", lambda *_: pytest.fail("it learns again"))
+
+
+@pytest.mark.parametrize("more", [(), ("distill/schedule=blockwise",), ("distill=authors_code",)], ids=str)
+def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(words, more, tmp_path, monkeypatch):
+    made = run(composed(*words, *more, "name=first"), tmp_path / "first")
+    no_learning(monkeypatch)
+    taken = run(composed(*words, *more, "name=second"), tmp_path / "second")
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+    for key in ("curve", "perplexity", "tokens", "parameters"):
+        assert taken[key] == made[key]
+    assert (tmp_path / "second" / "curve.csv").read_text() == (tmp_path / "first" / "curve.csv").read_text()
+    assert taken["provenance"]["distilled_by"]["started"] == made["provenance"]["started"]
+    assert "distilled_by" not in made["provenance"]
+
+
+def test_the_seconds_are_those_of_the_making(words, tmp_path, monkeypatch):
+    made = run(composed(*words), tmp_path / "first")
+    no_learning(monkeypatch)
+    taken = run(composed(*words, "name=other"), tmp_path / "second")
+    assert taken["seconds"]["distill"] == pytest.approx(made["seconds"]["distill"], rel=0.5)
+    assert taken["seconds"]["distill"] >= 0.5 * made["seconds"]["distill"] > 0
+
+
+def test_a_run_that_measures_more_takes_it_too(words, tmp_path, monkeypatch):
+    run(composed(*words), tmp_path / "first")
+    no_learning(monkeypatch)
+    more = ("stages=[plan,init,distill,perplexity,samples]", "evaluate.samples.max_new_tokens=4")
+    taken = run(composed(*words, *more), tmp_path / "second")
+    assert set(taken["measured"]["samples"]) == {"dense", "compressed"}
+
+
+def test_the_papers_tables_share_their_models(tmp_path, monkeypatch):
+    """Bottom of Table 10 is the 20% of Table 11, and one loss of Table 8."""
+    common = ("scale=tiny", "model=tiny_random", "stages=[plan,init,distill,perplexity]", "reuse=true")
+    place = f"cache_dir={tmp_path / 'cache'}"
+    run(composed("experiments=table10_strategies", "strategy=bottom", *common, place), tmp_path / "table10")
+    no_learning(monkeypatch)
+    for name, cell in (
+        ("table11_ratios", ("strategy.reduction=0.2",)),
+        ("table08_losses", ("loss=teacher_student", "init=feature")),
+        ("open_inits", ("init=feature",)),
+    ):
+        run(composed(f"experiments={name}", *cell, *common, place), tmp_path / name)
+
+
+def test_the_loggers_hear_of_its_curve(words, tmp_path):
+    for name in ("first", "second"):
+        run(composed(*words), tmp_path / name)
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("first", "second")]
+    curves = [[row for row in found if ",perplexity," in row] for found in rows]
+    assert curves[0] == curves[1] != []
+
+
+@pytest.mark.parametrize(
+    "other", ["loss=student", "seed=1", "distill.lr=1e-3", "strategy.k=10", "init=random", "data.tokens=1024"]
+)
+def test_another_model_is_made(words, other, tmp_path):
+    run(composed(*words), tmp_path / "first")
+    made = run(composed(*words, other), tmp_path / "second")
+    assert "distilled_by" not in made["provenance"]
+    assert len(models(tmp_path)) == 2
+
+
+def test_without_the_option_nothing_is_kept_and_nothing_is_taken(words, tmp_path):
+    off = (*words, "reuse=false")
+    run(composed(*off), tmp_path / "first")
+    assert models(tmp_path) == []
+    run(composed(*words), tmp_path / "second")
+    assert "distilled_by" not in run(composed(*off), tmp_path / "third")["provenance"]
+
+
+def test_what_is_kept_is_the_weights_without_moments(words, tmp_path):
+    result = run(composed(*words), tmp_path / "first")
+    (entry,) = models(tmp_path)
+    factors = sum(v.numel() for name, v in weights(tmp_path / "first").items() if ".A." in name or ".B." in name)
+    assert 4 * factors <= entry.size < 8 * factors + 200_000
+    assert result["status"] == "done"
+
+
+def test_a_damaged_one_is_made_anew(words, tmp_path, caplog):
+    run(composed(*words), tmp_path / "first")
+    (entry,) = models(tmp_path)
+    part = next(entry.path.rglob("block_*.pt"))
+    part.write_bytes(part.read_bytes()[:-7])
+    made = run(composed(*words), tmp_path / "second")
+    assert "is damaged" in caplog.text
+    assert "distilled_by" not in made["provenance"]
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_run_that_goes_on_from_its_own_snapshot_keeps_the_model_too(words, tmp_path, monkeypatch):
+    saving = (*words, "snapshot.every_steps=1", "distill.batch_size=4")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lillama.pipeline, "finish", interrupted)
+        patched.setattr("lillama.reuse.Kept.keep", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            run(composed(*saving), tmp_path / "first")
+    assert run(composed(*saving), tmp_path / "first")["status"] == "done"
+    assert len(models(tmp_path)) == 1
+    assert "distilled_by" in run(composed(*words, "distill.batch_size=4"), tmp_path / "second")["provenance"]
+
+
+def test_two_processes_take_it_as_one_does(words, tmp_path):
+    run(composed(*words), tmp_path / "first")
+    assert [status(child) for child in team(composed(*words), tmp_path / "second")] == [0, 0]
+    assert "distilled_by" in read_json(tmp_path / "second" / "results.json")["provenance"]
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+
+
+def test_without_snapshots_there_is_nothing_to_keep(cli):
+    status, _, err = cli(*TINY_RUN, "reuse=true", "snapshot.every_minutes=null")
+    assert status == 2
+    assert err.count("\n") == 1 and "reuse=true" in err
