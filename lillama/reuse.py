@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lillama.cache import touch
+from lillama.cache import Cache, touch
 from lillama.config import MADE_BY_DEFAULT, RunConfig
 from lillama.distill.snapshot import Snapshot, Snapshots
+from lillama.errors import SnapshotError
 from lillama.fingerprint import run_fingerprint
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,14 @@ class Kept:
 
     def __init__(self, config: RunConfig) -> None:
         key = run_fingerprint(replace(config, stages=[stage for stage in MADE_BY_DEFAULT if stage in config.stages]))
-        folder = Path(config.cache_dir).expanduser() / KIND / key
-        self._snapshots = Snapshots(folder, key, replace(config.snapshot, keep=1))
+        root = Path(config.cache_dir).expanduser()
+        self._snapshots = Snapshots(root / KIND / key, key, replace(config.snapshot, keep=1))
+        self._lock = partial(Cache(root).lock, key, "the same model")
 
     def find(self) -> Snapshot | None:
         """The finished distillation, if a run has left it."""
-        found = self._snapshots.newest()
+        with self._lock():  # whoever looks removes what is half-written
+            found = self._snapshots.newest()
         if found is not None:
             touch(self._snapshots.folder)
             log.info("the model is taken as another run has distilled it (%s)", found.note["made"]["started"])
@@ -34,9 +38,16 @@ class Kept:
     def keep(self, made: Snapshot, provenance: Mapping[str, Any]) -> None:
         """Keep a finished distillation; without AdamW's moments, since nothing is learnt after it.
 
+        Where it cannot be written, a warning says so: the run has its model.
+
         :param provenance: of the run that made it.
         """
         note = {key: value for key, value in made.note.items() if key != "logger"} | {"made": dict(provenance)}
         parts = {name: made.part(name) for name in made.parts}
         lean = {name: part | {"optimizer": None} if "optimizer" in part else part for name, part in parts.items()}
-        self._snapshots.save(made.step, made.position, note, lean)
+        try:
+            with self._lock():
+                if self._snapshots.newest() is None:  # one that is there may be read just now
+                    self._snapshots.save(made.step, made.position, note, lean)
+        except (OSError, SnapshotError) as error:
+            log.warning("reuse=true: the distilled model is not kept for other runs: %s", error)

@@ -8,6 +8,7 @@ import lillama.pipeline
 from lillama.cache import entries
 from lillama.pipeline import run
 from lillama.results import read_json
+from lillama.reuse import Kept
 from tests.conftest import TINY_RUN, composed
 from tests.forks import status, team
 
@@ -88,14 +89,28 @@ def test_the_loggers_hear_of_its_curve(words, tmp_path):
     assert curves[0] == curves[1] != []
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What was said of a run that has left its model."""
+    folder = tmp_path_factory.mktemp("made")
+    words = (*WORDS, f"cache_dir={folder / 'cache'}")
+    run(composed(*words), folder / "run")
+    return words
+
+
 @pytest.mark.parametrize(
     "other", ["loss=student", "seed=1", "distill.lr=1e-3", "strategy.k=10", "init=random", "data.tokens=1024"]
 )
-def test_another_model_is_made(words, other, tmp_path):
-    run(composed(*words), tmp_path / "first")
-    made = run(composed(*words, other), tmp_path / "second")
-    assert "distilled_by" not in made["provenance"]
-    assert len(models(tmp_path)) == 2
+def test_it_is_not_taken_for_another_model(made, other):
+    assert Kept(composed(*made, other)).find() is None
+
+
+@pytest.mark.parametrize(
+    "same",
+    ["name=x", "stages=[plan,init,distill,perplexity,zero_shot]", "save_checkpoint=false", "distill.merge=false"],
+)
+def test_it_is_the_same_model_whatever_is_measured_of_it(made, same):
+    assert Kept(composed(*made, same)).find() is not None
 
 
 def test_without_the_option_nothing_is_kept_and_nothing_is_taken(words, tmp_path):
@@ -123,6 +138,13 @@ def test_a_damaged_one_is_made_anew(words, tmp_path, caplog):
     assert "is damaged" in caplog.text
     assert "distilled_by" not in made["provenance"]
     assert same_weights(tmp_path / "first", tmp_path / "second")
+
+
+def test_a_cache_that_takes_nothing_costs_a_warning_only(words, tmp_path, caplog):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "models").write_text("a file is in the way")
+    assert run(composed(*words), tmp_path / "first")["status"] == "done"
+    assert "is not kept for other runs" in caplog.text
 
 
 def test_a_run_that_goes_on_from_its_own_snapshot_keeps_the_model_too(words, tmp_path, monkeypatch):
