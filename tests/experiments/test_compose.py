@@ -3,7 +3,7 @@
 import pytest
 
 from lillama.compose import experiment_names, experiment_sweep
-from lillama.config import Stage
+from lillama.config import ModelConfig, Stage, Weights
 from lillama.errors import ConfigError
 from lillama.report.paper import FOLDER
 from lillama.strategy import make_plan
@@ -93,6 +93,29 @@ def test_plans_at_the_papers_scale_meet_what_is_asked(name, model_shapes):
         asked = config.strategy.reduction
         assert Stage.distill in config.stages
         assert asked <= plan.realised < asked + 0.01, cell
+
+
+SMOLLM2 = {  # the file of the model itself is read by the tests of the real one
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("name", ["figure4_ranks", "table10_strategies", "table11_ratios"])
+def test_plans_at_the_small_scale_meet_what_is_asked(name, model_shapes):
+    shape = model_shapes(ModelConfig(name="smollm2", weights=Weights.random, architecture=SMOLLM2))
+    assert shape.parameters == 134_515_008
+    for cell in experiment_sweep(name, "small").cells:
+        config = composed(f"experiments={name}", "scale=small", *cell)
+        assert config.model.name == "smollm2_135m"
+        plan = make_plan(shape, config.strategy)
+        assert config.strategy.reduction <= plan.realised < config.strategy.reduction + 0.01, cell
 
 
 @pytest.mark.parametrize(
