@@ -15,7 +15,7 @@ kinds:
   gguf      GGUF files as Hugging Face folders; never removed but by clear
   tokens    calibration texts as blocks of tokens
   factors   whole factorisations of a model's matrices, of which every rank is a cut
-  scores    zero-shot scores of dense models
+  scores    zero-shot scores of a model, task by task
   models    distilled models of runs with reuse=true; never removed but by clear
 
 Tokens and factors are removed, the least recently used first, where they pass cache_limit_gb of a run.
