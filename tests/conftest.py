@@ -1,6 +1,7 @@
 """What the tests share: a tiny model, its tokenizer, tokens, composed configurations, the command line in-process."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,9 @@ LONGEST = (
     "test_compose",
 )
 set_up()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has them, and whatever they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
