@@ -22,9 +22,9 @@ help:
 run: $(RUN_READY)
 	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256
 
-# Processes with a thread each, one more than two cores: most tests are too small for more threads, and some wait.
+# Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
 test: $(TEST_READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

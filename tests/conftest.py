@@ -53,6 +53,9 @@ LONGEST = (
     "test_compose",
 )
 set_up()
+# One thread each: most tests are too small for more, and an OpenMP pool does not survive the forks that some begin.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and whatever they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -107,6 +110,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*words: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
+        if "absl.logging" in sys.modules:
+            # Hydra's set-up of logging closes all handlers. The one of absl (lm_eval imports it) closes its stream too,
+            # which is the file of pytest's own capture: every later test of this process would fail.
+            sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
         monkeypatch.setattr(sys, "argv", ["run.py", *words])
         monkeypatch.setattr(run, "session", Session())
         capsys.readouterr()

@@ -1,15 +1,13 @@
 """A sweep whose cells run side by side in processes of this machine gives what one after the other gives."""
 
-import os
 import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from lillama.report.__main__ import main
 from lillama.report.cells import cells
+from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
@@ -17,9 +15,7 @@ pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra job
 
 def swept(folder, *words):
     command = [sys.executable, str(ROOT / "run.py"), "-m", *TINY_RUN, "seed=0,1", f"hydra.sweep.dir={folder}", *words]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 
 
@@ -34,5 +30,4 @@ def test_two_cells_at_a_time_give_what_one_after_the_other_gives(cli, tmp_path):
     assert len(pairs) == 2
     for one, two in pairs:
         assert one.result["curve"] == two.result["curve"]
-        found, wanted = (load_file(cell.folder / "checkpoint" / "model.safetensors") for cell in (two, one))
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert same(weights(two.folder), weights(one.folder))

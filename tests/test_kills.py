@@ -12,11 +12,10 @@ import sys
 import time
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from lillama.pipeline import run
 from lillama.results import read_json
+from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.forks import fork, status
 
@@ -34,10 +33,6 @@ def in_a_fork(config, folder, end=None, after=0.0):
     return status(child)
 
 
-def weights(folder):
-    return load_file(folder / "checkpoint" / "model.safetensors")
-
-
 @pytest.mark.parametrize("schedule", ["joint", "blockwise"])
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path, schedule):
     config = composed(*WORDS, f"distill/schedule={schedule}")
@@ -48,8 +43,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path, schedule):
     ends = [in_a_fork(config, tmp_path / "run", signal.SIGKILL, chance.uniform(0, seconds / 10)) for _ in range(KILLS)]
     assert ends.count(-signal.SIGKILL) > KILLS / 2, "most of them met a run under way"
     assert in_a_fork(config, tmp_path / "run") == 0
-    found, wanted = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     one, two = (read_json(tmp_path / name / "results.json") for name in ("whole", "run"))
     for key in ("curve", "tokens", "status", "perplexity"):
         assert one[key] == two[key]
@@ -61,9 +55,8 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path, schedule):
 @pytest.mark.parametrize("schedule", ["joint", "blockwise"])
 def test_asked_to_end_on_the_command_line_it_saves_itself_and_goes_on_from_there(tmp_path, schedule):
     words = (*TINY_RUN, "data.tokens=24576", "distill.batch_size=1", f"distill/schedule={schedule}")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "run.py"), *words, f"hydra.run.dir={tmp_path / 'run'}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     rows = tmp_path / "run" / "metrics.csv"
     while not (rows.exists() and "loss/mean" in rows.read_text()):
         assert process.poll() is None, process.communicate()
@@ -78,8 +71,7 @@ def test_asked_to_end_on_the_command_line_it_saves_itself_and_goes_on_from_there
     config = composed(*words)
     assert in_a_fork(config, tmp_path / "run") == 0
     assert in_a_fork(config, tmp_path / "whole") == 0
-    found, wanted = weights(tmp_path / "run"), weights(tmp_path / "whole")
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     steps = [metric_rows(tmp_path / name) for name in ("run", "whole")]
     assert steps[0] == steps[1], "every step is told once"
 

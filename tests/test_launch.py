@@ -1,4 +1,5 @@
 import gc
+import io
 import weakref
 
 import pytest
@@ -75,6 +76,15 @@ def _sets(words, default):
     return any(word.startswith(f"{group}=") for word in words) or (
         default.startswith("strategy") and any(word.startswith("strategy.reduction") for word in words)
     )
+
+
+def test_the_command_line_leaves_pytests_capture_open(cli):
+    """Whichever test imports absl first (lm_eval does): Hydra closes absl's handler, and that closes its stream."""
+    handler = pytest.importorskip("absl.logging").get_absl_handler().python_handler
+    handler.stream = file = io.StringIO()
+    assert cli("--help")[0] == 0
+    assert cli("model=tiny_random", "strategy.k=-3")[0] == 2
+    assert not file.closed
 
 
 def test_help_reads_like_a_manual(cli):

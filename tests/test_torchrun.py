@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lillama.pipeline import run
 from lillama.results import read_json
+from tests.checkpoints import weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.forks import status, team
 from tests.waiting import wait_for
@@ -29,13 +29,11 @@ def start(*words):
     """Two processes at work on a run."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*launcher, str(ROOT / "run.py"), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def factors(folder):
-    held = load_file(folder / "checkpoint" / "model.safetensors")
-    return {name: value for name, value in held.items() if ".A." in name or ".B." in name}
+    return {name: value for name, value in weights(folder).items() if ".A." in name or ".B." in name}
 
 
 def assert_same(folder, other, limit=1e-5):

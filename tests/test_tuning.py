@@ -6,7 +6,6 @@ import signal
 from dataclasses import replace
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +21,7 @@ from lillama.pipeline import run
 from lillama.report.summary import summary
 from lillama.results import read_json
 from lillama.runtime import LowRank
+from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 
 TUNED = (
@@ -64,14 +64,6 @@ def of_folder(words, tmp_path, tiny_model, tokenizer):
     tokenizer.save_pretrained(tmp_path / "dense")
     rest = [word for word in words if not word.startswith(("model=", "strategy"))]
     return ("model=hub", f"model.path={tmp_path / 'dense'}", *rest)
-
-
-def tensors(folder):
-    return load_file(folder / "checkpoint" / "model.safetensors")
-
-
-def same(one, two):
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def metric_rows(folder):
@@ -124,7 +116,7 @@ def test_cut_short_it_goes_on_to_the_same_bit_without_distilling_again(whole, tm
     monkeypatch.setattr(lillama.pipeline, "step_metrics", lambda progress: steps.append(progress) or {})
     run(config, out)
     assert not steps, "the distillation was made again"
-    assert same(tensors(out), tensors(unbroken))
+    assert same(weights(out), weights(unbroken))
     one, two = (read_json(folder / "results.json") for folder in (out, unbroken))
     for key in ("tokens", "curve", "perplexity", "bits_per_byte"):
         assert one[key] == two[key]
@@ -158,7 +150,7 @@ def test_a_dense_model_is_fine_tuned_and_stays_an_ordinary_one(of_folder, cli, t
         assert cli(*every, f"hydra.run.dir={out}")[0] == 1
     status, _, err = cli(*every, f"hydra.run.dir={out}")
     assert status == 0, err
-    assert same(tensors(out), tensors(tmp_path / "whole"))
+    assert same(weights(out), weights(tmp_path / "whole"))
     assert metric_rows(out) == metric_rows(tmp_path / "whole")
     result = read_json(out / "results.json")
     assert set(result["perplexity"]) == {"dense", "finetuned"}
@@ -182,7 +174,7 @@ def test_a_finished_checkpoint_is_fine_tuned_and_measured_so(of_folder, cli, tmp
     assert set(result["perplexity"]) == {"end", "finetuned"}
     assert result["perplexity"]["finetuned"] < result["perplexity"]["end"]
     assert set(result["measured"]["samples"]) == {"compressed"}
-    assert tensors(out).keys() == load_file(before / "model.safetensors").keys()
+    assert weights(out).keys() == load_file(before / "model.safetensors").keys()
     assert read_json(out / "checkpoint" / "plan.json") == read_json(before / "plan.json")
     model = load_checkpoint(out / "checkpoint")
     assert any(isinstance(module, LowRank) for module in model.modules())
@@ -193,10 +185,10 @@ def test_a_finished_run_without_its_checkpoint_is_made_again(of_folder, cli, tmp
     out = tmp_path / "run"
     every = (*of_folder, "stages=[finetune]", f"hydra.run.dir={out}")
     assert cli(*every)[0] == 0
-    first = tensors(out)
+    first = weights(out)
     (out / "checkpoint").rename(tmp_path / "elsewhere")
     assert cli(*every)[0] == 0
-    assert same(tensors(out), first)
+    assert same(weights(out), first)
 
 
 @pytest.mark.parametrize(

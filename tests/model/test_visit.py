@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from lillama.config import BlockwiseConfig, DistillConfig, FeatureConfig, Inputs, ScheduleConfig
 from lillama.distill import distill
@@ -13,6 +12,7 @@ from lillama.model.blocks import Blocks, run_blocks
 from lillama.model.inputs import model_inputs
 from lillama.model.student import Student
 from lillama.model.visit import keep_at_home
+from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, random_tokens
 from tests.distill.test_joint import loss_of
 from tests.families import FAMILIES, batch_for, tiny
@@ -91,5 +91,4 @@ def test_a_run_with_offload_gives_the_factors_of_one_without(cli, tmp_path):
     for offload in (False, True):
         status, _, err = cli(*TINY_RUN, f"model.offload={offload}", f"hydra.run.dir={tmp_path / str(offload)}")
         assert status == 0, err
-    one, two = (load_file(tmp_path / str(o) / "checkpoint" / "model.safetensors") for o in (False, True))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same(weights(tmp_path / "False"), weights(tmp_path / "True"))

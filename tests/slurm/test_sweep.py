@@ -7,12 +7,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from lillama.pipeline import run
 from lillama.report.__main__ import main
 from lillama.report.cells import cells
+from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.slurm.cluster import cluster, missing, slurm
 from tests.waiting import wait_for
@@ -90,10 +89,6 @@ def step_gone_on_from(cell):
     return int(step)
 
 
-def weights(folder):
-    return load_file(folder / "checkpoint" / "model.safetensors")
-
-
 def test_cells_that_lose_their_node_are_put_back_and_end_with_the_same_bits(sweep, tmp_path, capsys):
     submitted = sweep()
     wait_until_at_work(submitted, tmp_path)
@@ -103,11 +98,9 @@ def test_cells_that_lose_their_node_are_put_back_and_end_with_the_same_bits(swee
     assert main([str(tmp_path)]) == 0, told(tmp_path)()
     assert capsys.readouterr().out.count("done") == 2
     run(composed(*WORDS, "seed=1"), tmp_path / "whole")
-    wanted = weights(tmp_path / "whole")
     for cell in cells(tmp_path)[:2]:
         assert step_gone_on_from(cell) > 0, "not only the one that was made at the start"
-    found = weights(cells(tmp_path)[1].folder)
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert same(weights(cells(tmp_path)[1].folder), weights(tmp_path / "whole"))
 
 
 def test_after_a_cancelled_job_the_same_sweep_does_what_is_left(sweep, tmp_path, capsys):
