@@ -10,21 +10,29 @@ from lillama.distill.parallel import Team
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.preempt import Preemption
 from lillama.record import SNAPSHOTS, TUNING_SNAPSHOTS, Record
+from lillama.reuse import Kept
 from lillama.tuning import Resumption
 
 
 @dataclass(frozen=True, slots=True)
 class Saves:
-    """The snapshots of the two stages that are long and learn."""
+    """The snapshots of the two stages that are long and learn; ``kept`` is what all runs of the same model share."""
 
     distill: Snapshots
     finetune: Snapshots
+    kept: Kept | None = None
 
     @classmethod
     def of(cls, config: RunConfig, folder: Path, fingerprint: str, *, background: bool) -> "Saves":
-        """Those in a run's folder."""
+        """Those in a run's folder, and the place of its model in the cache where it may be shared."""
         places = (folder / SNAPSHOTS, folder / TUNING_SNAPSHOTS)
-        return cls(*(Snapshots(place, fingerprint, config.snapshot, background=background) for place in places))
+        distill, finetune = (Snapshots(place, fingerprint, config.snapshot, background=background) for place in places)
+        kept = Kept(config) if config.reuse and Stage.distill in config.stages else None
+        return cls(distill, finetune, kept)
+
+    def found(self) -> Snapshot | None:
+        """The distillation that another run has made of the same model."""
+        return None if self.kept is None else self.kept.find()
 
     def tuned(self, config: RunConfig, start: Snapshot | None) -> Snapshot | None:
         """The fine-tuning's latest; of no use where what it began with has to be distilled anew."""

@@ -18,7 +18,6 @@ from lillama.bench.stage import bench
 from lillama.config import MEASURES, PLANNED, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
-from lillama.distill.snapshot import Snapshot
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
@@ -71,12 +70,15 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[
                 log.info("already done, nothing to run: %s", folder)
                 return previous
             own = saves.distill.latest()
-            start = team.told(own or kept_for(config))
+            others = saves.found() if own is None else None
+            start = team.told(own or others)
             tuned = saves.tuned(config, start)
             note = note_of(own, tuned)
             with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
-                if note is None and start is not None:
-                    record.reuse(start.note)
+                if others is not None:
+                    record.result.provenance["distilled_by"] = others.note["made"]
+                    if note is None:
+                        record.take_over(others.note)
                 run_stages(Job(config, record, team, preemption, saves, start, tuned))
             clean(folder, saves)
     return record.result.as_dict()
@@ -152,6 +154,8 @@ def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     if Stage.distill in config.stages:
         with record.stage("distill"):
             distil(job, plan, inputs, student, curve)
+        if job.team.main and job.saves.kept is not None:
+            keep(job, job.saves.kept)
     curve.add(student, record.result.tokens)
     curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
     student.check_finite()
@@ -215,11 +219,6 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
     )
 
 
-def kept_for(config: RunConfig) -> Snapshot | None:
-    """The distillation of the same model by another run, where it may be taken."""
-    return Kept(config).find() if config.reuse and Stage.distill in config.stages else None
-
-
 def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
@@ -242,13 +241,17 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
         note=note,
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=config.reuse or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
+        save_at_end=job.saves.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
     distill(student, inputs.data, config.distill, config.loss, session)
-    if config.reuse and job.team.main and not record.reused:
+
+
+def keep(job: Job, kept: Kept) -> None:
+    """Keep the distillation for other runs; the time of it is not the distillation's."""
+    with job.record.stage("save"):
         made = job.saves.distill.newest()
-        assert made is not None
-        Kept(config).keep(made, record.result.provenance)
+        if made is not None:  # none where this run has taken another's
+            kept.keep(made, job.record.result.provenance)
 
 
 def step_metrics(progress: Progress) -> dict[str, float]:

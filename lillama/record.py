@@ -54,7 +54,6 @@ class Record:
         self.main = main
         self.result = result
         self.logger = logger
-        self.reused = False  # whether another run has distilled the model
         self._running: list[str] = []
         self._since = time.perf_counter()
 
@@ -94,15 +93,14 @@ class Record:
             "logger": self.logger.state(),
         }
 
-    def reuse(self, note: Mapping[str, Any]) -> None:
-        """Begin with a distillation that another run has made: its curve, and its seconds and memory, which it took.
-
-        :param note: what that run kept with it.
-        """
+    def go_on(self, note: Mapping[str, Any]) -> None:
+        """Count on from where a run stood when it made a note of its record."""
         result = self.result
         result.seconds, result.tokens, result.peak_memory = dict(note["seconds"]), note["tokens"], note["peak_memory"]
-        result.provenance["distilled_by"] = note["made"]
-        self.reused = True
+
+    def take_over(self, note: Mapping[str, Any]) -> None:
+        """Go on from a distillation that another run has made, and tell the logger its curve."""
+        self.go_on(note)
         for tokens, value in note["curve"]["points"]:
             self.log_perplexity(tokens, value)
 
@@ -265,11 +263,10 @@ def recording(
         settings=settings,
         provenance=provenance,
     )
-    if note is not None:
-        result.seconds, result.tokens = dict(note["seconds"]), note["tokens"]
-        result.peak_memory = note["peak_memory"]
-    write_json(folder / FILE, result.as_dict())
     record = Record(folder, result, logger)
+    if note is not None:
+        record.go_on(note)
+    write_json(folder / FILE, result.as_dict())
     try:
         yield record
     except BaseException as error:

@@ -43,11 +43,14 @@ class Kept:
         :param provenance: of the run that made it.
         """
         note = {key: value for key, value in made.note.items() if key != "logger"} | {"made": dict(provenance)}
-        parts = {name: made.part(name) for name in made.parts}
-        lean = {name: part | {"optimizer": None} if "optimizer" in part else part for name, part in parts.items()}
         try:
             with self._lock():
                 if self._snapshots.newest() is None:  # one that is there may be read just now
-                    self._snapshots.save(made.step, made.position, note, lean)
+                    parts = {name: _without_moments(made.part(name)) for name in made.parts}
+                    self._snapshots.save(made.step, made.position, note, parts)
         except (OSError, SnapshotError) as error:
             log.warning("reuse=true: the distilled model is not kept for other runs: %s", error)
+
+
+def _without_moments(part: dict[str, Any]) -> dict[str, Any]:
+    return part | {"optimizer": None} if "optimizer" in part else part

@@ -1,32 +1,27 @@
 """A distilled model that is kept by content: taken for every run that would make the same one, and for no other."""
 
+import time
+
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import lillama.pipeline
 from lillama.cache import entries
 from lillama.pipeline import run
+from lillama.record import Record
 from lillama.results import read_json
 from lillama.reuse import Kept
+from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 from tests.forks import status, team
+from tests.test_tuning import cut_after
 
 WORDS = (*TINY_RUN, "init=svd", "evaluate.every_tokens=512", "reuse=true")
+FINETUNE = ("finetune.data.tokens=1024", "finetune.data.seq_len=64", "finetune.batch_size=2", "finetune.lr=1e-3")
 
 
 @pytest.fixture
 def words(tmp_path):
     return (*WORDS, f"cache_dir={tmp_path / 'cache'}")
-
-
-def weights(folder):
-    return load_file(folder / "checkpoint" / "model.safetensors")
-
-
-def same_weights(one, two):
-    first, second = weights(one), weights(two)
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def models(tmp_path):
@@ -43,7 +38,7 @@ def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(
     made = run(composed(*words, *more, "name=first"), tmp_path / "first")
     no_learning(monkeypatch)
     taken = run(composed(*words, *more, "name=second"), tmp_path / "second")
-    assert same_weights(tmp_path / "first", tmp_path / "second")
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
     for key in ("curve", "perplexity", "tokens", "parameters"):
         assert taken[key] == made[key]
     assert (tmp_path / "second" / "curve.csv").read_text() == (tmp_path / "first" / "curve.csv").read_text()
@@ -52,11 +47,27 @@ def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(
 
 
 def test_the_seconds_are_those_of_the_making(words, tmp_path, monkeypatch):
-    made = run(composed(*words), tmp_path / "first")
+    """So that a table of times, Table 9's, may share its models: the making is told as a day here, the rest is not."""
+    day, said = 86_400.0, Record.note
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "note", lambda record: said(record) | {"seconds": {"distill": day}})
+        run(composed(*words), tmp_path / "first")
     no_learning(monkeypatch)
     taken = run(composed(*words, "name=other"), tmp_path / "second")
-    assert taken["seconds"]["distill"] == pytest.approx(made["seconds"]["distill"], rel=0.5)
-    assert taken["seconds"]["distill"] >= 0.5 * made["seconds"]["distill"] > 0
+    assert day <= taken["seconds"]["distill"] < 2 * day
+
+
+def test_keeping_it_is_no_time_of_the_making(words, tmp_path, monkeypatch):
+    keep, clock, hour = Kept.keep, time.perf_counter, 3600.0
+
+    def slowly(*given):
+        monkeypatch.setattr(time, "perf_counter", lambda: clock() + hour)
+        keep(*given)
+
+    monkeypatch.setattr(Kept, "keep", slowly)
+    made = run(composed(*words, "save_checkpoint=false"), tmp_path / "first")
+    assert len(models(tmp_path)) == 1
+    assert made["seconds"]["distill"] < hour <= made["seconds"]["save"]
 
 
 def test_a_run_that_measures_more_takes_it_too(words, tmp_path, monkeypatch):
@@ -137,7 +148,7 @@ def test_a_damaged_one_is_made_anew(words, tmp_path, caplog):
     made = run(composed(*words), tmp_path / "second")
     assert "is damaged" in caplog.text
     assert "distilled_by" not in made["provenance"]
-    assert same_weights(tmp_path / "first", tmp_path / "second")
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
 def test_a_cache_that_takes_nothing_costs_a_warning_only(words, tmp_path, caplog):
@@ -163,11 +174,28 @@ def test_a_run_that_goes_on_from_its_own_snapshot_keeps_the_model_too(words, tmp
     assert "distilled_by" in run(composed(*words, "distill.batch_size=4"), tmp_path / "second")["provenance"]
 
 
+@pytest.mark.parametrize("schedule", ["joint", "blockwise"])
+def test_a_fine_tuning_of_it_that_is_killed_goes_on(schedule, words, tmp_path, monkeypatch):
+    stages = "stages=[plan,init,distill,finetune,perplexity]"
+    tuned = (*words, f"distill/schedule={schedule}", stages, "snapshot.every_steps=2", *FINETUNE)
+    made = run(composed(*tuned), tmp_path / "first")
+    no_learning(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        cut_after(patch, 3)
+        run(composed(*tuned), tmp_path / "second")
+    taken = run(composed(*tuned), tmp_path / "second")
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    assert taken["provenance"]["distilled_by"]["started"] == made["provenance"]["started"]
+    for key in ("curve", "perplexity", "tokens"):
+        assert taken[key] == made[key]
+    assert len(models(tmp_path)) == 1
+
+
 def test_two_processes_take_it_as_one_does(words, tmp_path):
     run(composed(*words), tmp_path / "first")
     assert [status(child) for child in team(composed(*words), tmp_path / "second")] == [0, 0]
     assert "distilled_by" in read_json(tmp_path / "second" / "results.json")["provenance"]
-    assert same_weights(tmp_path / "first", tmp_path / "second")
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
 def test_without_snapshots_there_is_nothing_to_keep(cli):

@@ -1,4 +1,7 @@
-"""What is kept between runs, by content: imported models, tokens, factorisations. Needs no torch."""
+"""What is kept between runs, by content: imported models, tokens, factorisations, scores, distilled models.
+
+Needs no torch.
+"""
 
 from lillama.cache.entries import KINDS, Entry, clear, entries, touch
 from lillama.cache.store import Cache
