@@ -4,6 +4,9 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
+
+from tqdm import tqdm
 
 from lillama.pipeline import run
 
@@ -12,6 +15,8 @@ def fork(work: Callable[[], object]) -> int:
     """Do it in a child; its process number."""
     child = os.fork()
     if child == 0:
+        # tqdm's own lock is one for all forks: a child that is killed while it holds it would stop every other.
+        tqdm.set_lock(RLock())
         try:
             work()
         except BaseException:  # noqa: BLE001 - the child must end here, not in pytest

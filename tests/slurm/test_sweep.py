@@ -1,6 +1,5 @@
 """A sweep on a real SLURM, submitted with the site file: taken from its node, cancelled, started again."""
 
-import os
 import re
 import signal
 import subprocess
@@ -51,9 +50,8 @@ def sweep(site, tmp_path):
     def start():
         words = [*WORDS, "seed=0,1", "hydra/launcher=here", f"hydra.sweep.dir={tmp_path}"]
         output = (tmp_path / f"submit{len(processes)}.txt").open("w")
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, str(ROOT / "run.py"), "--config-dir", str(site), "-m", *words]
-        processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=ROOT))
+        processes.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
         return processes[-1]
 
     yield start
