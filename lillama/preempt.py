@@ -85,4 +85,19 @@ def listening() -> Iterator[Preemption]:
             signal.signal(number, handler)
         for asked in dict.fromkeys(preemption.asked):
             if callable(before[asked]) and asked is not signal.SIGINT:
-                before[asked](asked, None)
+                with _deaf_to(signal.SIGTERM):
+                    before[asked](asked, None)
+
+
+@contextmanager
+def _deaf_to(number: signal.Signals) -> Iterator[None]:
+    """Ignore a signal within, in this process and in those that it starts.
+
+    SLURM ends a job that is put back into the queue, with all its processes: among them the ``scontrol requeue`` by
+    which a launcher asks for it in the job itself, which has then failed in the launcher's eyes.
+    """
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -54,3 +55,13 @@ def test_a_run_that_is_over_leaves_the_signals_to_whom_they_were(heard):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     assert heard == ["SIGTERM"]
+
+
+def test_what_puts_a_job_back_is_not_ended_with_the_job(heard):
+    """SLURM ends all processes of a job that is put back, ``scontrol requeue`` among them: it must return whole."""
+    before = signal.signal(signal.SIGUSR2, lambda *_: subprocess.check_call(["sh", "-c", "kill -TERM $$; exit 0"]))
+    with pytest.raises(Preempted), listening():
+        os.kill(os.getpid(), signal.SIGUSR2)
+    signal.signal(signal.SIGUSR2, before)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == ["SIGTERM"], "it is heard again afterwards"
