@@ -55,7 +55,6 @@ def learn_blockwise(
         raise ConfigError("distill/schedule=blockwise: a low-rank embedding is tied to the head; use joint")
     course = _Course(student, data, config, loss, session)
     position = _Position(**session.start.position) if session.start else _Position(block=course.wanted[0])
-    began = asdict(position)
     bar = tqdm(total=course.total, initial=position.seen, desc="distil", unit="tok", disable=not session.progress)
     with bar, session.under_way():
         course.reach(position)
@@ -64,7 +63,7 @@ def learn_blockwise(
                 position.begin(index)
                 course.learn(position, bar)
             course.advance(index, position, ahead=course.ahead(position.done) if index == position.block else 0)
-        if session.save_at_end and asdict(position) != began:
+        if session.save_at_end and (session.start is None or asdict(position) != session.start.position):
             course.save(position)
     course.edges.clear()
 
