@@ -13,10 +13,9 @@ from lillama.reuse import Kept
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 from tests.forks import status, team
-from tests.test_tuning import cut_after
+from tests.test_tuning import TUNED, WHOLE, cut_after
 
 WORDS = (*TINY_RUN, "init=svd", "evaluate.every_tokens=512", "reuse=true")
-FINETUNE = ("finetune.data.tokens=1024", "finetune.data.seq_len=64", "finetune.batch_size=2", "finetune.lr=1e-3")
 
 
 @pytest.fixture
@@ -176,8 +175,7 @@ def test_a_run_that_goes_on_from_its_own_snapshot_keeps_the_model_too(words, tmp
 
 @pytest.mark.parametrize("schedule", ["joint", "blockwise"])
 def test_a_fine_tuning_of_it_that_is_killed_goes_on(schedule, words, tmp_path, monkeypatch):
-    stages = "stages=[plan,init,distill,finetune,perplexity]"
-    tuned = (*words, f"distill/schedule={schedule}", stages, "snapshot.every_steps=2", *FINETUNE)
+    tuned = (*words, f"distill/schedule={schedule}", WHOLE, "snapshot.every_steps=2", *TUNED)
     made = run(composed(*tuned), tmp_path / "first")
     no_learning(monkeypatch)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
