@@ -108,6 +108,20 @@ class Split(Enum):
     symmetric = "symmetric"  # the authors' code
 
 
+class OutputMoment(Enum):
+    """How much ``init=kfac`` keeps of the second moment of the gradients at a matrix's outputs."""
+
+    full = "full"
+    diagonal = "diagonal"  # out numbers instead of out^2
+
+
+class Labels(Enum):
+    """Which tokens the loss is taken of whose gradients ``init=kfac`` looks at."""
+
+    true = "true"  # the text's own
+    sampled = "sampled"  # drawn from the model's own predictions: the true Fisher information
+
+
 class Source(Enum):
     """Where text comes from."""
 

@@ -10,6 +10,9 @@ from lillama.config.choices import (
     Distance,
     Dtype,
     Inputs,
+    Labels,
+    OutputMoment,
+    Place,
     Reduction,
     Rounding,
     Scope,
@@ -210,3 +213,47 @@ class FeatureConfig(InitConfig):
     def __post_init__(self) -> None:
         require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
         require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
+class KfacConfig(InitConfig):
+    """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).
+
+    ``tokens`` are those of both moments, ``labels`` the ones whose loss gives the gradients. ``input_damping`` and
+    ``output_damping`` are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share
+    that is taken off the entries outside the diagonal of the full output moment. ``place`` is where hidden states wait
+    between the passes.
+    """
+
+    tokens: int = 32768
+    output: OutputMoment = OutputMoment.full
+    labels: Labels = Labels.true
+    input_damping: float = 1e-6
+    output_damping: float = 1e-2
+    shrinkage: float = 0.0
+    place: Place = Place.memory
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
+        for key, share in (("input_damping", self.input_damping), ("output_damping", self.output_damping)):
+            require(1e-12 <= share <= 1e3, f"init.{key}", share, "a share of the mean eigenvalue, from 1e-12 to 1000")
+        require(0 <= self.shrinkage <= 1, "init.shrinkage", self.shrinkage, "a share, from 0 to 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class KfacRanksConfig(StrategyConfig):
+    """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
+
+    No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
+    start is another one, the moments are those of ``init=kfac`` with its defaults.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)

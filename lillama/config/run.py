@@ -10,7 +10,7 @@ from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.method import FeatureConfig, InitConfig, KfacConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -115,7 +115,7 @@ class RunConfig:
         """Whether a stage looks at calibration tokens."""
         stages = set(self.stages)
         plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
-        starts = Stage.init in stages and isinstance(self.init, FeatureConfig)
+        starts = Stage.init in stages and isinstance(self.init, FeatureConfig | KfacConfig)
         return plans or starts or Stage.distill in stages
 
     @property

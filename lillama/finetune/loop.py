@@ -16,9 +16,9 @@ from lillama.distill.progress import Session, Stopwatch
 from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import set_random_state
 from lillama.errors import DivergedError
-from lillama.finetune.loss import predicted, prediction_loss
 from lillama.finetune.tuned import Tuned
 from lillama.model.inputs import Batch
+from lillama.model.prediction import predicted, prediction_loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from torch import nn
 from tqdm import tqdm
 
 from lillama.algebra.spectrum import Factors
-from lillama.config import FeatureConfig, InitConfig, RandomConfig, SvdConfig
+from lillama.config import FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.data.calibration import Calibration
 from lillama.init.feature import feature_start
+from lillama.init.kfac import kfac_start
 from lillama.init.random import random_start
 from lillama.init.spectra import FactorCache, factor_cache
 from lillama.init.svd import svd_start
@@ -39,6 +40,7 @@ STARTS: dict[type, Start] = {
     SvdConfig: svd_start,
     RandomConfig: random_start,
     FeatureConfig: feature_start,
+    KfacConfig: kfac_start,
 }
 
 

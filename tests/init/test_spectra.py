@@ -229,7 +229,7 @@ def test_a_limit_smaller_than_an_entry_or_than_all_of_them_changes_no_factor(lim
 
 
 def test_a_warm_start_tells_of_weak_directions_and_idle_experts_as_a_cold_one(data, cache, caplog):
-    name = "lillama.init.feature"
+    name = "lillama.init.reports"
     caplog.set_level("INFO", logger=name)
     model, few = tiny("mixtral"), data.head(1)
     few = TokenBlocks(few.ids[:, :2], np.array([2], np.int32))
