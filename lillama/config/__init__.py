@@ -11,6 +11,7 @@ from lillama.config.choices import (
     PLANNED,
     Distance,
     Dtype,
+    FactorForm,
     Inputs,
     Join,
     Keep,
@@ -53,6 +54,7 @@ from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConf
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
+    FactorsConfig,
     FeatureConfig,
     InitConfig,
     LossConfig,
@@ -89,6 +91,8 @@ __all__ = [
     "Dtype",
     "EvaluateConfig",
     "ExperimentConfig",
+    "FactorForm",
+    "FactorsConfig",
     "FeatureConfig",
     "FinetuneConfig",
     "FinetuneDataConfig",

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from lillama.config.choices import (
     Distance,
     Dtype,
+    FactorForm,
     Inputs,
     Reduction,
     Rounding,
@@ -168,6 +169,13 @@ class PlanFileConfig(StrategyConfig):
     """Replays the ranks of a saved ``plan.json``."""
 
     file: str = MISSING
+
+
+@dataclass(kw_only=True, slots=True)
+class FactorsConfig:
+    """How factors are stored: the same function in fewer numbers where they are pivoted."""
+
+    form: FactorForm = FactorForm.plain
 
 
 @dataclass(kw_only=True, slots=True)
