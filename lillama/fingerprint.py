@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lillama.config import MEASURES, PlanFileConfig, RunConfig, Stage, domain_key, plain
+from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key, plain
 from lillama.data.sources import source_identity
 from lillama.errors import ConfigError
 from lillama.model.load import model_identity
@@ -29,6 +29,8 @@ def run_fingerprint(config: RunConfig) -> str:
     values = plain(config)
     for key in WITHOUT_EFFECT:
         del values[key]
+    if config.factors.form is FactorForm.plain:  # what every run was before there was another form
+        del values["factors"]
     if Stage.bench not in config.stages:
         del values["bench"]
     for group, keys in FITTING.items():

@@ -63,7 +63,7 @@ def prepare_plan(
     resolve_device(config.model)
     if Stage.init in config.stages or config.strategy.from_spectra:
         check_dense(config.model, cache_of(config))
-    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets)
+    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
     plan = known or make_plan(shape, config.strategy, spectra)

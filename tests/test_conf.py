@@ -6,6 +6,7 @@ from lillama.config import (
     BlockwiseConfig,
     BottomConfig,
     Distance,
+    FactorForm,
     FeatureConfig,
     Inputs,
     LearningRate,
@@ -23,7 +24,7 @@ from lillama.errors import ConfigError
 from tests.conftest import ROOT, composed
 
 GROUPS = (
-    *("model", "strategy", "loss", "init", "data", "distill", "distill/schedule"),
+    *("model", "strategy", "factors", "loss", "init", "data", "distill", "distill/schedule"),
     *("finetune", "finetune/data", "logger", "bench", "preset", "scale", "evaluate", "evaluate/perplexity"),
     *(f"evaluate/{stage}" for stage in ("zero_shot", "throughput", "samples", "wer", "stable_rank", "domains")),
 )
@@ -94,6 +95,7 @@ def test_the_papers_preset_is_the_papers_text():
     assert (config.strategy.k, config.strategy.m, config.strategy.reduction) == (1024, 256, 0.2)
     assert isinstance(config.init, SvdConfig)
     assert config.init.split is Split.us_v
+    assert config.factors.form is composed("preset=authors_code", "model=phi2").factors.form is FactorForm.plain
     assert config.loss.inputs is Inputs.teacher_student
     assert config.loss.distance is Distance.l1_cosine
     assert config.loss.reduction is Reduction.sum

@@ -49,7 +49,7 @@ def build(config: RunConfig, plan: RankPlan) -> Built:
     """
     cache_dir = Path(config.cache_dir).expanduser()
     meta: Any = meta_model(config.model, cache_dir)
-    whole = model_shape(meta, config.model.targets)
+    whole = model_shape(meta, config.model.targets).factored(plan.factors)
     touched = plan.blocks[: config.bench.blocks]
     ends = [index for index in plan.blocks if not 0 <= index < whole.blocks]
     if ends and len(touched) < len(plan.blocks):
@@ -60,7 +60,7 @@ def build(config: RunConfig, plan: RankPlan) -> Built:
     if not config.bench.literal and _may_be_cut(config, meta, whole, touched):
         model = replace(model, architecture=cut(model.architecture, meta.config, max(touched) + 1))
     teacher = load_model(model, cache_dir, seed=config.seed)
-    shape = model_shape(teacher)
+    shape = model_shape(teacher).factored(plan.factors)
     return Built(random_student(teacher, ranks), ranks, shape, whole)
 
 

@@ -102,13 +102,15 @@ class _Work:
         if rank is None:
             dense = self._product(target, *target.shape)
             return dense * (below + (self.settings.train is Train.block))
-        out_features, in_features = target.shape
-        factors = self._product(target, rank, out_features) * 2 + self._product(target, rank, in_features)
-        return factors + below * self._product(target, rank, in_features)
+        out_features, _ = target.shape
+        inner = self._product(target, rank, target.multiplied(rank))
+        return self._product(target, rank, out_features) * 2 + inner + below * inner
 
     def _forward(self, target: Target) -> int:
         rank = self.ranks.get(target.name)
-        return self._product(target, *target.shape) if rank is None else self._product(target, rank, sum(target.shape))
+        if rank is None:
+            return self._product(target, *target.shape)
+        return self._product(target, rank, target.shape[0] + target.multiplied(rank))
 
     def _product(self, target: Target, rows: int, columns: int) -> int:
         return 2 * self.settings.tokens * min(self.settings.active, target.copies) * rows * columns

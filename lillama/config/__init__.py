@@ -11,6 +11,7 @@ from lillama.config.choices import (
     PLANNED,
     Distance,
     Dtype,
+    FactorForm,
     Inputs,
     Join,
     Keep,
@@ -55,6 +56,7 @@ from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConf
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
+    FactorsConfig,
     FeatureConfig,
     InitConfig,
     KfacConfig,
@@ -93,6 +95,8 @@ __all__ = [
     "Dtype",
     "EvaluateConfig",
     "ExperimentConfig",
+    "FactorForm",
+    "FactorsConfig",
     "FeatureConfig",
     "FinetuneConfig",
     "FinetuneDataConfig",

@@ -64,6 +64,13 @@ class Dtype(Enum):
     float16 = "float16"
 
 
+class FactorForm(Enum):
+    """How the factors of a matrix [out, in] at rank r are stored."""
+
+    plain = "plain"  # A [out, r] and B [r, in]
+    pivoted = "pivoted"  # r columns of B are the identity, which is not stored: r * (out + in - r) numbers
+
+
 class Rounding(Enum):
     """What ``uniform`` takes the fraction of."""
 

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from lillama.config.choices import (
     Distance,
     Dtype,
+    FactorForm,
     Inputs,
     Labels,
     OutputMoment,
@@ -171,6 +172,13 @@ class PlanFileConfig(StrategyConfig):
     """Replays the ranks of a saved ``plan.json``."""
 
     file: str = MISSING
+
+
+@dataclass(kw_only=True, slots=True)
+class FactorsConfig:
+    """How factors are stored: the same function in fewer numbers where they are pivoted."""
+
+    form: FactorForm = FactorForm.plain
 
 
 @dataclass(kw_only=True, slots=True)

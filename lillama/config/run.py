@@ -10,7 +10,15 @@ from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import FeatureConfig, InitConfig, KfacConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.method import (
+    FactorsConfig,
+    FeatureConfig,
+    InitConfig,
+    KfacConfig,
+    LossConfig,
+    ModelConfig,
+    StrategyConfig,
+)
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -79,6 +87,7 @@ class RunConfig:
     reuse: bool = False
     model: ModelConfig = MISSING
     strategy: StrategyConfig = MISSING
+    factors: FactorsConfig = field(default_factory=FactorsConfig)
     loss: LossConfig = MISSING
     init: InitConfig = MISSING
     data: DataConfig = MISSING

@@ -19,6 +19,7 @@ from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
+    FactorsConfig,
     FeatureConfig,
     KfacConfig,
     KfacRanksConfig,
@@ -51,6 +52,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
         "rank_schema": RankConfig,
         "plan_schema": PlanFileConfig,
     },
+    "factors": {"factors_schema": FactorsConfig},
     "loss": {"loss_schema": LossConfig},
     "init": {
         "svd_schema": SvdConfig,

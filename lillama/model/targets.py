@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lillama.algebra.ranks import dense_parameters
-from lillama.config import Scope, TargetsConfig
+from lillama.algebra.ranks import candidate_ranks, dense_parameters, exact_rank, factor_parameters, largest_saving_rank
+from lillama.config import FactorForm, Scope, TargetsConfig
 from lillama.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.runtime import expert_matrices, is_fused_experts, tied_head
@@ -22,18 +22,49 @@ READ_BY_WEIGHT = ("dt_proj",)  # Mamba's and Jamba's: the weight is used, the mo
 class Target:
     """One matrix: its module's full name, the index of its block, and its shape [out, in].
 
-    ``copies`` is 1, or the number of experts that a fused parameter holds: they share one rank.
+    ``copies`` is 1, or the number of experts that a fused parameter holds: they share one rank. ``form`` is how its
+    factors would be stored.
     """
 
     name: str
     block: int
     shape: tuple[int, int]
     copies: int = 1
+    form: FactorForm = FactorForm.plain
 
     @property
     def parameters(self) -> int:
         """Parameters of the dense matrix, all copies together."""
         return self.copies * dense_parameters(self.shape)
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank at which the factors are smaller than the matrix; 0 where there is none."""
+        return largest_saving_rank(self.shape, self.form)
+
+    def cost(self, rank: int) -> int:
+        """Parameters of the factors at a rank, all copies together."""
+        return self.copies * factor_parameters(self.shape, rank, self.form)
+
+    def saves(self, rank: int) -> bool:
+        """Whether the factors at a rank are smaller than the matrix."""
+        return rank <= self.largest_rank
+
+    def candidates(self, *, k: int, m: int) -> list[int]:
+        """The ranks k, k + m, ... that save, ascending."""
+        return candidate_ranks(self.shape, k=k, m=m, form=self.form)
+
+    def rank_of_share(self, share: float) -> float:
+        """The rank, not rounded, at which the factors have this share of the matrix's parameters."""
+        return exact_rank(self.shape, share * dense_parameters(self.shape), self.form)
+
+    def multiplied(self, rank: int) -> int:
+        """Columns of B at a rank; those of an identity are multiplied by nobody."""
+        return self.shape[1] - (rank if self.form is FactorForm.pivoted else 0)
+
+    def indices(self) -> int:
+        """Integers that are stored beside the factors, all copies together: the order of the columns."""
+        return self.copies * self.shape[1] if self.form is FactorForm.pivoted else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +78,16 @@ class ModelShape:
     blocks: int
     targets: tuple[Target, ...]
     every: tuple[Target, ...] = ()
+
+    @property
+    def form(self) -> FactorForm:
+        """How the factors of the targets would be stored; the same for all."""
+        return self.targets[0].form if self.targets else FactorForm.plain
+
+    def factored(self, form: FactorForm) -> "ModelShape":
+        """The shape whose matrices' factors are stored in a form: what each costs at a rank depends on it."""
+        targets, every = (tuple(replace(t, form=form) for t in own) for own in (self.targets, self.every))
+        return replace(self, targets=targets, every=every)
 
     def within(self, scope: Scope) -> "ModelShape":
         """The shape with the targets of one side of an encoder-decoder only.

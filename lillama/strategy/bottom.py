@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from lillama.algebra.ranks import candidate_ranks, factor_parameters
 from lillama.config import BottomConfig, StrategyConfig
 from lillama.errors import ConfigError
-from lillama.model.targets import ModelShape, Target
+from lillama.model.targets import ModelShape
 from lillama.strategy.plan import out_of_reach
 
 
@@ -31,7 +30,7 @@ def layer_first(shape: ModelShape, target: int, config: BottomConfig, *, order: 
     """
     position = {layer: place for place, layer in enumerate(order)}
     k, m = config.k, config.m
-    candidates = [(rank, matrix) for matrix in shape.targets for rank in candidate_ranks(matrix.shape, k=k, m=m)]
+    candidates = [(rank, matrix) for matrix in shape.targets for rank in matrix.candidates(k=k, m=m)]
     candidates.sort(key=lambda candidate: (position[candidate[1].block], -candidate[0]))
     if not candidates:
         largest = max(min(matrix.shape) for matrix in shape.targets)
@@ -41,14 +40,10 @@ def layer_first(shape: ModelShape, target: int, config: BottomConfig, *, order: 
     for rank, matrix in candidates:
         if size <= target:
             return ranks
-        size += cost(matrix, rank) - cost(matrix, ranks.get(matrix.name))
+        before = matrix.cost(ranks[matrix.name]) if matrix.name in ranks else matrix.parameters
+        size += matrix.cost(rank) - before
         ranks[matrix.name] = rank
     if size > target:
         hint = "a smaller strategy.k reaches further"
         raise out_of_reach(shape, target, size, config, why=f"with k={config.k}, m={config.m} ({hint})")
     return ranks
-
-
-def cost(matrix: Target, rank: int | None) -> int:
-    """Parameters of a matrix at a rank, or dense."""
-    return matrix.parameters if rank is None else matrix.copies * factor_parameters(matrix.shape, rank)

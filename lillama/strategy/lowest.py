@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from lillama.algebra.ranks import factor_parameters, largest_saving_rank
 from lillama.config import SpectrumConfig, UniformConfig
 from lillama.model.targets import ModelShape, Target
 from lillama.strategy.plan import out_of_reach
@@ -24,14 +23,9 @@ def room(shape: ModelShape, target: int, config: UniformConfig | SpectrumConfig,
     :raises ConfigError: where all of them at the lowest rank are still above the target.
     """
     lowest = math.ceil(config.k / config.round_to) * config.round_to
-    matrices = [matrix for matrix in shape.targets if largest_saving_rank(matrix.shape) >= lowest]
+    matrices = [matrix for matrix in shape.targets if matrix.saves(lowest)]
     untouched = shape.parameters - sum(matrix.parameters for matrix in matrices)
-    smallest = untouched + sum(cost(matrix, lowest) for matrix in matrices)
+    smallest = untouched + sum(matrix.cost(lowest) for matrix in matrices)
     if smallest > target:
         raise out_of_reach(shape, target, smallest, config, why=why)
     return Room(matrices, lowest, target - untouched)
-
-
-def cost(matrix: Target, rank: int) -> int:
-    """Parameters of a matrix's factors at a rank, all copies together."""
-    return matrix.copies * factor_parameters(matrix.shape, rank)

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lillama.algebra.ranks import factor_parameters, saves
-from lillama.config import PlanFileConfig, StrategyConfig
+from lillama.config import FactorForm, PlanFileConfig, StrategyConfig
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
+
+INDEX_BYTES = 4  # int32
 
 
 @dataclass(frozen=True, slots=True)
 class RankPlan:
     """The rank of every matrix that is replaced, and what that comes to.
 
-    ``ranks`` maps module names to ranks, in module order. ``requested`` and ``realised`` are shares of the whole
-    model's parameters, embeddings and head included.
+    ``ranks`` maps module names to ranks, in module order; ``factors`` is how the factors are stored, which takes
+    ``indices`` integers beside the parameters. ``requested`` and ``realised`` are shares of the whole model's
+    parameters, embeddings and head included.
     """
 
     ranks: dict[str, int]
@@ -25,6 +27,8 @@ class RankPlan:
     parameters: int
     blocks: tuple[int, ...]
     requested: float
+    factors: FactorForm = FactorForm.plain
+    indices: int = 0
 
     @classmethod
     def of(cls, shape: ModelShape, ranks: Mapping[str, int], requested: float | None = None) -> "RankPlan":
@@ -38,10 +42,10 @@ class RankPlan:
         for name, rank in ranks.items():
             if name not in targets:
                 raise ConfigError(f"plan: {name} is no matrix of this model; the first is {next(iter(targets), None)}")
-            if rank < 1 or not saves(targets[name].shape, rank):
+            if rank < 1 or not targets[name].saves(rank):
                 raise ConfigError(f"plan: rank {rank} of {name} {targets[name].shape} saves no parameters")
         chosen = [target for target in shape.targets if target.name in ranks]
-        freed = sum(t.parameters - t.copies * factor_parameters(t.shape, ranks[t.name]) for t in chosen)
+        freed = sum(target.parameters - target.cost(ranks[target.name]) for target in chosen)
         parameters = shape.parameters - freed
         return cls(
             ranks={target.name: ranks[target.name] for target in chosen},
@@ -49,6 +53,8 @@ class RankPlan:
             parameters=parameters,
             blocks=tuple(sorted({target.block for target in chosen})),
             requested=1 - parameters / shape.parameters if requested is None else requested,
+            factors=shape.form,
+            indices=sum(target.indices() for target in chosen),
         )
 
     @property
@@ -60,23 +66,27 @@ class RankPlan:
         """What ``plan.json`` holds."""
         return {
             "ranks": self.ranks,
+            "factors": self.factors.name,
             "parameters": self.parameters,
             "dense_parameters": self.dense_parameters,
             "blocks": len(self.blocks),
             "matrices": len(self.ranks),
             "block_indices": list(self.blocks),
             "reduction": {"requested": self.requested, "realised": self.realised},
+            "indices": {"count": self.indices, "bytes": INDEX_BYTES * self.indices},
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RankPlan":
-        """The plan whose :meth:`as_dict` this is."""
+        """The plan whose :meth:`as_dict` this is; older ones say nothing of how factors are stored: plain."""
         return cls(
             ranks=dict(values["ranks"]),
             dense_parameters=values["dense_parameters"],
             parameters=values["parameters"],
             blocks=tuple(values["block_indices"]),
             requested=values["reduction"]["requested"],
+            factors=FactorForm[values.get("factors", FactorForm.plain.name)],
+            indices=values.get("indices", {}).get("count", 0),
         )
 
 
@@ -93,10 +103,18 @@ def out_of_reach(shape: ModelShape, target: int, smallest: int, config: Strategy
 
 
 def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
-    """The ranks of a saved ``plan.json``; the budget is the plan's own."""
+    """The ranks of a saved ``plan.json``; the budget is the plan's own.
+
+    :raises ConfigError: for a file that is no plan, or a plan of factors that are stored otherwise: what its ranks come
+        to depends on that.
+    """
     assert isinstance(config, PlanFileConfig)
     try:
-        ranks = json.loads(Path(config.file).read_text())["ranks"]
-        return {str(name): int(rank) for name, rank in ranks.items()}
+        values = json.loads(Path(config.file).read_text())
+        made = values.get("factors", FactorForm.plain.name)
+        ranks = {str(name): int(rank) for name, rank in values["ranks"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"strategy.file={config.file}: not a readable plan.json with `ranks` ({error})") from None
+    if made != shape.form.name:
+        raise ConfigError(f"strategy.file={config.file}: is a plan of factors={made}, not {shape.form.name}; give that")
+    return ranks

@@ -1,6 +1,5 @@
 """``strategy=rank``: one rank for every matrix (Appendix A.12: embedding and head at rank 1024)."""
 
-from lillama.algebra.ranks import saves
 from lillama.config import RankConfig, StrategyConfig
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
@@ -12,7 +11,7 @@ def plan_rank(shape: ModelShape, target: int, config: StrategyConfig) -> dict[st
     :raises ConfigError: where it makes none smaller.
     """
     assert isinstance(config, RankConfig)
-    ranks = {matrix.name: config.rank for matrix in shape.targets if saves(matrix.shape, config.rank)}
+    ranks = {matrix.name: config.rank for matrix in shape.targets if matrix.saves(config.rank)}
     if not ranks:
         raise ConfigError(f"strategy.rank={config.rank}: saves parameters in no matrix")
     return ranks

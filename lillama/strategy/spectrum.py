@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from lillama.algebra.allocation import allocate
-from lillama.algebra.ranks import largest_saving_rank
 from lillama.config import SpectrumConfig, StrategyConfig, Weighting
 from lillama.model.targets import ModelShape
-from lillama.strategy.lowest import cost, room
+from lillama.strategy.lowest import room
 
 # The eigenvalues of each named matrix's output second moment, descending, none below zero; made when it is called.
 Spectra = Callable[[Sequence[str]], Mapping[str, Sequence[float]]]
@@ -29,12 +28,10 @@ def plan_spectrum(shape: ModelShape, target: int, config: StrategyConfig, spectr
     assert isinstance(config, SpectrumConfig)
     shared = room(shape, target, config, why="for spectrum")
     known = spectra([matrix.name for matrix in shared.matrices])
-    ladders = [
-        list(range(shared.lowest, largest_saving_rank(matrix.shape) + 1, config.round_to)) for matrix in shared.matrices
-    ]
+    ladders = [list(range(shared.lowest, matrix.largest_rank + 1, config.round_to)) for matrix in shared.matrices]
     pairs = list(zip(shared.matrices, ladders, strict=True))
     sizes = allocate(
-        costs=[[*(cost(matrix, rank) for rank in ranks), matrix.parameters] for matrix, ranks in pairs],
+        costs=[[*(matrix.cost(rank) for rank in ranks), matrix.parameters] for matrix, ranks in pairs],
         losses=[[*_lost(known[matrix.name], ranks, config.weighting), 0.0] for matrix, ranks in pairs],
         budget=shared.budget,
     )

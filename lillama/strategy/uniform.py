@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from lillama.algebra.ranks import dense_parameters, largest_saving_rank
 from lillama.config import Rounding, StrategyConfig, UniformConfig
 from lillama.model.targets import ModelShape, Target
-from lillama.strategy.lowest import cost, room
+from lillama.strategy.lowest import room
 
 
 def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
@@ -29,11 +28,12 @@ def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict
     matrices, lowest = shared.matrices, shared.lowest
     exact = _exact_ranks(matrices, shared.budget, lowest)
     ranks = {matrix.name: max(lowest, math.floor(exact[matrix.name] / step) * step) for matrix in matrices}
-    free = shared.budget - sum(cost(matrix, ranks[matrix.name]) for matrix in matrices)
+    free = shared.budget - sum(matrix.cost(ranks[matrix.name]) for matrix in matrices)
     for matrix in sorted(matrices, key=lambda matrix: ranks[matrix.name] - exact[matrix.name]):
-        price = cost(matrix, step)
-        if price <= free and ranks[matrix.name] + step <= largest_saving_rank(matrix.shape):
-            ranks[matrix.name] += step
+        rank = ranks[matrix.name]
+        price = matrix.cost(rank + step) - matrix.cost(rank)
+        if price <= free and matrix.saves(rank + step):
+            ranks[matrix.name] = rank + step
             free -= price
     return ranks
 
@@ -43,9 +43,9 @@ def _exact_ranks(matrices: Sequence[Target], budget: int, lowest: int) -> dict[s
     exact = {matrix.name: float(lowest) for matrix in matrices}
     free = list(matrices)
     while free:
-        pinned = sum(cost(matrix, lowest) for matrix in matrices if matrix not in free)
+        pinned = sum(matrix.cost(lowest) for matrix in matrices if matrix not in free)
         keep = (budget - pinned) / sum(matrix.parameters for matrix in free)
-        wanted = {matrix.name: keep * dense_parameters(matrix.shape) / sum(matrix.shape) for matrix in free}
+        wanted = {matrix.name: matrix.rank_of_share(keep) for matrix in free}
         above = [matrix for matrix in free if wanted[matrix.name] >= lowest]
         if len(above) == len(free):
             return exact | wanted
@@ -55,6 +55,6 @@ def _exact_ranks(matrices: Sequence[Target], budget: int, lowest: int) -> dict[s
 
 def _fraction_of_rank(shape: ModelShape, target: int, multiple: int) -> dict[str, int]:
     keep = target / shape.parameters
-    largest = {matrix.name: largest_saving_rank(matrix.shape) for matrix in shape.targets}
+    largest = {matrix.name: matrix.largest_rank for matrix in shape.targets}
     rounded = {name: math.ceil(keep * rank / multiple) * multiple for name, rank in largest.items()}
     return {name: rank for name, rank in rounded.items() if 0 < rank <= largest[name]}

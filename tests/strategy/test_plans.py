@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.algebra.ranks import candidate_ranks, factor_parameters, largest_saving_rank, saves
 from lillama.config import (
     BottomConfig,
+    FactorForm,
     MiddleOutConfig,
     MixedConfig,
     PlanFileConfig,
@@ -21,6 +21,7 @@ from lillama.errors import ConfigError
 from lillama.model.load import meta_model
 from lillama.model.targets import ModelShape, Target, model_shape
 from lillama.strategy import make_plan, parse_count
+from lillama.strategy.plan import RankPlan
 from tests.conftest import composed
 
 
@@ -39,15 +40,24 @@ def models(draw):
         for index, (out, inner, copies) in enumerate(sizes)
     ]
     extra = draw(st.integers(0, 5000))
-    return ModelShape(sum(t.parameters for t in targets) + extra, blocks, tuple(targets))
+    shape = ModelShape(sum(t.parameters for t in targets) + extra, blocks, tuple(targets))
+    return shape.factored(draw(st.sampled_from(FactorForm)))
+
+
+def of_factors(t, rank):
+    """Parameters of one copy's factors, counted afresh."""
+    return rank * (t.shape[0] + t.shape[1] - (rank if t.form is FactorForm.pivoted else 0))
+
+
+def candidates(t, *, k, m):
+    """The ranks of Algorithm 1 that save, found one by one."""
+    return [r for r in range(k, min(t.shape) + 1, m) if of_factors(t, r) < t.shape[0] * t.shape[1]]
 
 
 def realised(shape, ranks):
     """Parameters of a plan, counted afresh."""
     freed = sum(
-        t.copies * (t.shape[0] * t.shape[1] - ranks[t.name] * (t.shape[0] + t.shape[1]))
-        for t in shape.targets
-        if t.name in ranks
+        t.copies * (t.shape[0] * t.shape[1] - of_factors(t, ranks[t.name])) for t in shape.targets if t.name in ranks
     )
     return shape.parameters - freed
 
@@ -202,22 +212,20 @@ def test_algorithm_1(shape, k, m, reduction, schema):
     try:
         plan = make_plan(shape, config)
     except ConfigError as error:
-        lowest = {t.name: c[0] for t in shape.targets if (c := candidate_ranks(t.shape, k=k, m=m))}
+        lowest = {t.name: c[0] for t in shape.targets if (c := candidates(t, k=k, m=m))}
         assert not lowest or realised(shape, lowest) > target, str(error)
         return
     assert plan.parameters == realised(shape, plan.ranks) <= target
     matrices = {t.name: t for t in shape.targets}
     ends = ORDERS[schema](shape.blocks)
     order = sorted(plan.blocks, key=ends.index)
-    with_candidates = [
-        b for b in ends if any(candidate_ranks(t.shape, k=k, m=m) for t in shape.targets if t.block == b)
-    ]
+    with_candidates = [b for b in ends if any(candidates(t, k=k, m=m) for t in shape.targets if t.block == b)]
     assert order == with_candidates[: len(order)], "layers are taken in order, none is skipped"
     for name, rank in plan.ranks.items():
-        assert rank in candidate_ranks(matrices[name].shape, k=k, m=m)
+        assert rank in candidates(matrices[name], k=k, m=m)
     for block in order[:-1]:  # every block but the last is cut to the smallest candidate ranks
         for t in shape.targets:
-            if t.block == block and candidate_ranks(t.shape, k=k, m=m):
+            if t.block == block and candidates(t, k=k, m=m):
                 assert plan.ranks[t.name] == k
     assert _one_step_less(shape, plan.ranks, k=k, m=m, last=order[-1]) > target, "it stops as soon as it may"
 
@@ -236,7 +244,7 @@ def _one_step_less(shape, ranks, *, k, m, last):
     inside = [t for t in shape.targets if t.block == last and t.name in ranks]
     lowest = min(ranks[t.name] for t in inside)
     latest = [t for t in inside if ranks[t.name] == lowest][-1]
-    higher = [r for r in candidate_ranks(latest.shape, k=k, m=m) if r > lowest]
+    higher = [r for r in candidates(latest, k=k, m=m) if r > lowest]
     before = dict(ranks)
     if higher:
         before[latest.name] = higher[0]
@@ -250,7 +258,7 @@ def _one_step_less(shape, ranks, *, k, m, last):
 def test_uniform_meets_the_budget_of_the_whole_model(shape, reduction, step, k):
     target = int(shape.parameters * (1 - reduction))
     lowest = -(-k // step) * step
-    large = [t for t in shape.targets if largest_saving_rank(t.shape) >= lowest]
+    large = [t for t in shape.targets if candidates(t, k=lowest, m=1)]
     smallest = realised(shape, {t.name: lowest for t in large})
     if smallest > target:
         with pytest.raises(ConfigError, match=f"largest possible is {1 - smallest / shape.parameters:.1%}"):
@@ -260,20 +268,22 @@ def test_uniform_meets_the_budget_of_the_whole_model(shape, reduction, step, k):
     assert plan.parameters == realised(shape, plan.ranks) <= target
     assert set(plan.ranks) == {t.name for t in large}
     for t in large:
-        assert saves(t.shape, plan.ranks[t.name])
+        assert of_factors(t, plan.ranks[t.name]) < t.shape[0] * t.shape[1]
         assert plan.ranks[t.name] % step == 0
         assert plan.ranks[t.name] >= k
     # One share fits all that are above the lowest rank, to within a step of rank; a step that was left over may
     # have gone to one that stood at the lowest.
-    shares = [(plan.ranks[t.name], sum(t.shape) / (t.shape[0] * t.shape[1])) for t in large]
-    above = [(rank, scale) for rank, scale in shares if rank > lowest + step]
+    above = [(t, plan.ranks[t.name]) for t in large if plan.ranks[t.name] > lowest + step]
     if above:
-        least, most = max((r - step) * s for r, s in above), min((r + step) * s for r, s in above)
+        least, most = (
+            pick(of_factors(t, r + by) / (t.shape[0] * t.shape[1]) for t, r in above)
+            for pick, by in ((max, -step), (min, step))
+        )
         assert least <= most + 1e-9
     # What is left over is too little for another step, but where a matrix got its step already.
     gap = target - plan.parameters
-    dearest = max(t.copies * factor_parameters(t.shape, step) for t in large)
-    room = [t for t in large if plan.ranks[t.name] + step <= largest_saving_rank(t.shape)]
+    dearest = max(t.copies * of_factors(t, step) for t in large)
+    room = [t for t in large if candidates(t, k=plan.ranks[t.name] + step, m=1)]
     assert gap < dearest or not room
 
 
@@ -326,6 +336,41 @@ def test_a_saved_plan_replays(tmp_path):
     assert replayed.ranks == plan.ranks
     assert replayed.parameters == plan.parameters
     assert replayed.requested == replayed.realised == plan.realised
+
+
+def test_pivoted_factors_keep_higher_ranks_for_the_same_parameters(tmp_path):
+    """A quarter off a square matrix of 576: rank 216 plain, 288 pivoted."""
+    shape = ModelShape(576**2, 1, (Target("w", 0, (576, 576)),))
+    plain, pivoted = (make_plan(shape.factored(form), UniformConfig(reduction=0.25)) for form in FactorForm)
+    assert (plain.ranks, pivoted.ranks) == ({"w": 216}, {"w": 288})
+    assert plain.parameters == pivoted.parameters == 576**2 * 3 // 4
+    assert (plain.indices, pivoted.indices) == (0, 576)
+
+
+@pytest.mark.parametrize("form", FactorForm)
+def test_a_plan_says_how_its_factors_are_stored_and_replays_only_so(form, tmp_path):
+    shape = shape_of("mixtral_8x7b", tmp_path).factored(form)
+    plan = make_plan(shape, UniformConfig())
+    told = plan.as_dict()
+    assert told["factors"] == form.name
+    inner = sum(t.copies * t.shape[1] for t in shape.targets) if form is FactorForm.pivoted else 0
+    assert told["indices"] == {"count": inner, "bytes": 4 * inner}
+    assert RankPlan.from_dict(told) == plan
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(told))
+    assert make_plan(shape, PlanFileConfig(file=str(file))).ranks == plan.ranks
+    other = next(own for own in FactorForm if own is not form)
+    with pytest.raises(ConfigError, match=f"is a plan of factors={form.name}, not {other.name}"):
+        make_plan(shape.factored(other), PlanFileConfig(file=str(file)))
+
+
+def test_an_older_plan_is_one_of_plain_factors(tmp_path):
+    told = make_plan(shape_of("phi2", tmp_path), BottomConfig()).as_dict()
+    older = {key: value for key, value in told.items() if key not in ("factors", "indices")}
+    assert RankPlan.from_dict(older).factors is FactorForm.plain
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(older))
+    assert make_plan(shape_of("phi2", tmp_path), PlanFileConfig(file=str(file))).ranks == told["ranks"]
 
 
 @pytest.mark.parametrize(

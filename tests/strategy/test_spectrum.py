@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.algebra.ranks import factor_parameters, largest_saving_rank, saves
-from lillama.config import SpectrumConfig, UniformConfig, Weighting
+from lillama.config import FactorForm, SpectrumConfig, UniformConfig, Weighting
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape, Target
 from lillama.strategy import make_plan
-from tests.strategy.test_plans import models, realised
+from tests.strategy.test_plans import candidates, models, of_factors, realised
 
 QUICK = settings(deadline=None, max_examples=150)
 TINY = [((6, 7), 1), ((5, 9), 1), ((6, 6), 2)]
@@ -57,7 +56,7 @@ def alike(count, out=12, inner=16):
 def test_the_budget_of_the_whole_model_is_met_within_a_step(shape, reduction, step, k, seed):
     config = SpectrumConfig(reduction=reduction, round_to=step, k=k)
     target, lowest = int(shape.parameters * (1 - reduction)), -(-k // step) * step
-    large = [t for t in shape.targets if largest_saving_rank(t.shape) >= lowest]
+    large = [t for t in shape.targets if candidates(t, k=lowest, m=1)]
     smallest = realised(shape, {t.name: lowest for t in large})
     if smallest > target:
         with pytest.raises(ConfigError, match=f"largest possible is {1 - smallest / shape.parameters:.1%}"):
@@ -70,12 +69,11 @@ def test_the_budget_of_the_whole_model_is_met_within_a_step(shape, reduction, st
     for t in large:
         if t.name in plan.ranks:
             rank = plan.ranks[t.name]
-            assert saves(t.shape, rank)
+            assert of_factors(t, rank) < t.shape[0] * t.shape[1]
             assert rank % step == 0
             assert rank >= k
-            more = factor_parameters(t.shape, rank + step)
-            following = more if rank + step <= largest_saving_rank(t.shape) else t.shape[0] * t.shape[1]
-            price = t.copies * (following - factor_parameters(t.shape, rank))
+            following = min(of_factors(t, min(rank + step, *t.shape)), t.shape[0] * t.shape[1])
+            price = t.copies * (following - of_factors(t, rank))
             assert price > target - plan.parameters, "one more step would have fitted"
 
 
@@ -90,14 +88,14 @@ def test_it_loses_no_more_than_uniform_with_as_many_parameters(reduction, rates)
     assert lost(shape, plan.ranks, spectra) <= lost(shape, uniform.ranks, spectra) + 1e-12
 
 
-@given(st.floats(0, 0.02), st.integers(0, 2**32 - 1), st.sampled_from(Weighting))
+@given(st.floats(0, 0.02), st.integers(0, 2**32 - 1), st.sampled_from(Weighting), st.sampled_from(FactorForm))
 @settings(deadline=None, max_examples=60)
-def test_trying_all_plans_finds_none_that_is_better(price, seed, weighting):
+def test_trying_all_plans_finds_none_that_is_better(price, seed, weighting, form):
     """Matrices of several shapes, one of two experts, each at any rank or dense; the size is one that a price buys."""
     targets = tuple(Target(f"w{n}", n, size, copies) for n, (size, copies) in enumerate(TINY))
-    shape = ModelShape(sum(t.parameters for t in targets), len(targets), targets)
+    shape = ModelShape(sum(t.parameters for t in targets), len(targets), targets).factored(form)
     spectra = random_spectra(shape, seed)
-    choices = [[*range(1, largest_saving_rank(t.shape) + 1), None] for t in targets]
+    choices = [[*candidates(t, k=1, m=1), None] for t in shape.targets]
     names = [t.name for t in targets]
     every = [
         {name: rank for name, rank in zip(names, ranks, strict=True) if rank is not None} for ranks in product(*choices)
