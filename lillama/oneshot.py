@@ -18,7 +18,6 @@ from lillama.config import (
     LearningRate,
     LossConfig,
     Source,
-    SpectrumConfig,
     StrategyConfig,
     TargetsConfig,
     Task,
@@ -30,7 +29,7 @@ from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
 from lillama.init import FactorCache, start_factors
-from lillama.init.energy import output_energies
+from lillama.init.planning import plan_spectra
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
@@ -80,7 +79,7 @@ def compress(
     strategy = strategy or UniformConfig(reduction=reduction)
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     with _between(strategy) as cache:
-        plan = make_plan(shape, strategy, _spectra(model, blocks, strategy, cache, progress))
+        plan = make_plan(shape, strategy, _spectra(model, blocks, strategy, init, cache, progress))
         torch.manual_seed(seed)
         model.eval()
         student = Student(model, start_factors(model, plan.ranks, blocks, init, cache=cache, progress=progress))
@@ -112,14 +111,14 @@ def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
         yield FactorCache(Cache(Path(folder)), "the model")
 
 
-def _spectra(model: Any, blocks: Any, strategy: StrategyConfig, cache: FactorCache | None, progress: bool) -> Spectra:
+def _spectra(
+    model: Any, blocks: Any, strategy: StrategyConfig, init: InitConfig, cache: FactorCache | None, progress: bool
+) -> Spectra:
     """What a strategy that plans by spectra asks for them."""
 
     def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        assert isinstance(strategy, SpectrumConfig)
         model.eval()
-        seen = blocks.head(strategy.tokens)
-        return output_energies(model, names, seen, floor=strategy.floor, cache=cache, progress=progress)
+        return plan_spectra(model, names, blocks, strategy, init, cache=cache, progress=progress)[0]
 
     return spectra
 

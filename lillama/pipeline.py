@@ -7,6 +7,7 @@ RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distill
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, PLANNED, RunConfig, Stage
+from lillama.config import MEASURES, PLANNED, KfacRanksConfig, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
-from lillama.init import start_factors
+from lillama.init import StartNotes, start_factors
 from lillama.job import Job, Saves, note_of
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
 from lillama.model.checkpoint import check_space
@@ -29,10 +30,11 @@ from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.preempt import Preemption, listening
-from lillama.prepare import Inputs, check_runnable, prepare_plan
+from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
 from lillama.record import SCRATCH, alone, finished, following, recording, refuse
 from lillama.reuse import Kept
 from lillama.saving import save, save_tuned
+from lillama.strategy.forecast import forecast, predicted_loss_rise
 from lillama.strategy.plan import RankPlan
 from lillama.supply import Supply
 from lillama.tuning import tune
@@ -136,7 +138,23 @@ def agreed_plan(job: Job, supply: Supply) -> RankPlan:
         return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
     if not config.strategy.from_spectra:
         return prepare_plan(config, folder)
-    return job.team.told(prepare_plan(config, folder, spectra=supply.spectra) if job.team.main else None)
+    return job.team.told(planned_by_spectra(job, supply) if job.team.main else None)
+
+
+def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
+    """The plan of a strategy that looks at weights and tokens; one by the loss comes with its forecast."""
+    config, folder, known = job.config, job.record.folder, dict[str, Sequence[float]]()
+
+    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        known.update(supply.spectra(names))
+        return known
+
+    plan = prepare_plan(config, folder, spectra=spectra)
+    if not isinstance(config.strategy, KfacRanksConfig) or supply.loss is None:
+        return plan
+    shape = plan_shape(config)
+    job.record.note_forecast(forecast(shape, config.strategy, known, supply.loss))
+    return replace(plan, predicted_loss_rise=predicted_loss_rise(plan.ranks, known))
 
 
 def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
@@ -199,7 +217,10 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
         return Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
     if job.team.main:
         data, known = supply.inputs().data, supply.factors(teacher)
-        made = start_factors(teacher, plan.ranks, data, config.init, cache=known, progress=config.progress)
+        notes = StartNotes()
+        made = start_factors(teacher, plan.ranks, data, config.init, cache=known, progress=config.progress, notes=notes)
+        if notes.predicted_loss_rise is not None:
+            job.record.note_plan(replace(plan, predicted_loss_rise=notes.predicted_loss_rise))
         student = Student(teacher, made)
     else:
         student = Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))

@@ -27,7 +27,7 @@ from lillama.model.load import (
     resolve_device,
     resolve_dtype,
 )
-from lillama.model.targets import model_shape
+from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy import Spectra, make_plan
 from lillama.strategy.plan import RankPlan
 
@@ -63,13 +63,18 @@ def prepare_plan(
     resolve_device(config.model)
     if Stage.init in config.stages or config.strategy.from_spectra:
         check_dense(config.model, cache_of(config))
-    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
+    shape = plan_shape(config)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
     return plan
+
+
+def plan_shape(config: RunConfig) -> ModelShape:
+    """The configured model's matrices, with factors stored as configured."""
+    return model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
 
 
 def prepare_inputs(config: RunConfig) -> Inputs:

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import RunConfig, SpectrumConfig, Stage
+from lillama.config import RunConfig, Stage
 from lillama.init import FactorCache, factor_cache
-from lillama.init.energy import output_energies
+from lillama.init.planning import plan_spectra
 from lillama.model.load import load_model
 from lillama.prepare import Inputs, cache_of, kept, prepare_inputs
 from lillama.record import Record
@@ -21,6 +21,7 @@ class Supply:
         self.record = record
         self._inputs: Inputs | None = None
         self._teacher: Any = None
+        self.loss: float | None = None  # the dense model's, on the tokens that a plan's moments are of
         self._cache = kept(config)  # one for all: it does not evict what this run has used
 
     def inputs(self) -> Inputs:
@@ -47,12 +48,12 @@ class Supply:
         return factor_cache(self._cache, self.config.model, teacher, seed=self.config.seed)
 
     def spectra(self, names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        """The eigenvalues of the outputs' second moments, for a plan; the model stays for a start that follows."""
+        """Take the spectra that a strategy plans by; the model stays for a start that follows."""
         config, data = self.config, self.inputs().data
-        assert isinstance(config.strategy, SpectrumConfig) and data is not None
-        teacher, seen = self.take_teacher(), data.head(config.strategy.tokens)
-        known = self.factors(teacher)
-        floor, progress = config.strategy.floor, config.progress
-        found = output_energies(teacher, names, seen, floor=floor, cache=known, progress=progress)
+        assert data is not None
+        teacher = self.take_teacher()
+        found, self.loss = plan_spectra(
+            teacher, names, data, config.strategy, config.init, cache=self.factors(teacher), progress=config.progress
+        )
         self._teacher = teacher if Stage.init in config.stages else None
         return found

@@ -157,6 +157,32 @@ class SpectrumConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class MeasuredRanksConfig(StrategyConfig):
+    """Ranks by what cutting each matrix alone costs.
+
+    It is cut to ``probe`` of its largest saving rank, the KL to the dense logits is measured on ``sequences``
+    calibration sequences, and the spectrum of its outputs (``init=feature``, on ``tokens`` tokens) is scaled to it.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+    probe: float = 0.1
+    sequences: int = 32
+    tokens: int = 16384
+    floor: float = 1e-7
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+        require(0 < self.probe < 1, "strategy.probe", self.probe, "a share, between 0 and 1, exclusive")
+        require(self.sequences > 0, "strategy.sequences", self.sequences, POSITIVE)
+        require(self.tokens > 0, "strategy.tokens", self.tokens, POSITIVE)
+        require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
 class RankConfig(StrategyConfig):
     """The same rank for every matrix that it makes smaller; the reduction is what that comes to."""
 

@@ -11,6 +11,7 @@ from lillama.algebra.spectrum import Factors, FeatureSpectrum
 from lillama.config import FeatureConfig, InitConfig
 from lillama.data.calibration import Calibration
 from lillama.init.moments import InputMoment, input_moments, moment_groups
+from lillama.init.notes import StartNotes
 from lillama.init.reports import report_idle, report_weak
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
 from lillama.model.surgery import matrix_at_work
@@ -24,6 +25,7 @@ def feature_start(
     data: Calibration | None,
     cache: FactorCache | None,
     progress: bool,
+    notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lillama.algebra.moments import DiagonalMoment, Moment
 from lillama.algebra.spectrum import Factors
@@ -14,6 +15,7 @@ from lillama.algebra.two_sided import (
     Root,
     TwoSidedSpectrum,
     damped,
+    predicted_rise,
     root_of,
     shrunk,
     spectrum_of_roots,
@@ -23,6 +25,7 @@ from lillama.algebra.two_sided import (
 from lillama.config import InitConfig, KfacConfig, Place
 from lillama.data.calibration import Calibration
 from lillama.init.curvature import Curvature, LossMean, curvatures
+from lillama.init.notes import StartNotes
 from lillama.init.reports import report_idle, report_weak
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
 from lillama.model.surgery import matrix_at_work
@@ -36,11 +39,14 @@ def kfac_start(
     data: Calibration | None,
     cache: FactorCache | None,
     progress: bool,
+    notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
     """Yield the factors of every matrix from the moments of its inputs and of the gradients at its outputs."""
     assert isinstance(config, KfacConfig) and data is not None
     weak: dict[str, int] = {}
+    notes.predicted_loss_rise = 0.0
     for name, spectrum in kfac_spectra(teacher, ranks, data, config, cache=cache, progress=progress):
+        notes.predicted_loss_rise += predicted_rise(reached_values(spectrum), ranks[name])
         weak[name] = spectrum.undetermined(ranks[name])
         report_idle("kfac", name, spectrum.weak)
         yield name, spectrum.cut(ranks[name])
@@ -61,6 +67,44 @@ def kfac_spectra(
     work = _Work(teacher, seen, config, columns, None if cache is None else cache.cache.root, progress)
     key = ["kfac", seen.hash, *_settings(config)] if cache is not None else []
     return spectra(Method(key, work.compute, work.restore), columns, cache)
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpectra:
+    """Squared singular values of two-sided factorisations, by matrix, and the dense model's loss on the same tokens."""
+
+    values: Mapping[str, Sequence[float]]
+    loss: float
+
+
+def loss_spectra(
+    teacher: nn.Module,
+    names: Sequence[str],
+    data: Calibration,
+    config: KfacConfig,
+    *,
+    cache: FactorCache | None = None,
+    progress: bool = False,
+) -> LossSpectra:
+    """Take the squared singular values of every named matrix, descending: half of a tail is a rise of the loss.
+
+    Fused experts share one rank, so theirs are summed over the experts.
+    """
+    made = kfac_spectra(teacher, dict.fromkeys(names, 1), data, config, cache=cache, progress=progress)
+    values, loss = dict[str, list[float]](), 0.0
+    for name, spectrum in tqdm(made, total=len(names), desc="spectra", unit="matrix", disable=not progress):
+        own = reached_values(spectrum)
+        values[name] = (own if own.dim() == 1 else own.sum(0)).tolist()
+        loss = float(spectrum.loss)
+    return LossSpectra({name: values[name] for name in names}, loss)
+
+
+def reached_values(spectrum: TwoSidedSpectrum) -> Tensor:
+    """The values of a spectrum, of fused experts without those that no token reached: they are on another scale."""
+    if spectrum.values.dim() == 1:
+        return spectrum.values
+    reached = ~spectrum.weak.all(1)
+    return spectrum.values[reached] if bool(reached.any()) else spectrum.values
 
 
 def _settings(config: KfacConfig) -> list[object]:
