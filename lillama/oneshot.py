@@ -35,7 +35,7 @@ from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
 from lillama.model.task import task_of_architecture
 from lillama.runtime import LowRank, mark
-from lillama.strategy import Spectra, make_plan
+from lillama.strategy import make_plan
 
 
 def compress(
@@ -79,7 +79,12 @@ def compress(
     strategy = strategy or UniformConfig(reduction=reduction)
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     with _between(strategy) as cache:
-        plan = make_plan(shape, strategy, _spectra(model, blocks, strategy, init, cache, progress))
+
+        def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+            model.eval()
+            return plan_spectra(model, names, blocks, strategy, init, cache=cache, progress=progress)[0]
+
+        plan = make_plan(shape, strategy, spectra)
         torch.manual_seed(seed)
         model.eval()
         student = Student(model, start_factors(model, plan.ranks, blocks, init, cache=cache, progress=progress))
@@ -109,18 +114,6 @@ def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
         return
     with tempfile.TemporaryDirectory(prefix="lillama-") as folder:
         yield FactorCache(Cache(Path(folder)), "the model")
-
-
-def _spectra(
-    model: Any, blocks: Any, strategy: StrategyConfig, init: InitConfig, cache: FactorCache | None, progress: bool
-) -> Spectra:
-    """What a strategy that plans by spectra asks for them."""
-
-    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        model.eval()
-        return plan_spectra(model, names, blocks, strategy, init, cache=cache, progress=progress)[0]
-
-    return spectra
 
 
 def _recommended() -> DistillConfig:
