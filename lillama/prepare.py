@@ -16,7 +16,7 @@ from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
 from lillama.evaluate.samples import prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
-from lillama.finetune import check_finetune
+from lillama.finetune import check_finetune, check_teacher
 from lillama.model.checkpoint import check_space
 from lillama.model.load import (
     check_dense,
@@ -130,6 +130,7 @@ def check_runnable(config: RunConfig) -> None:
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
     if Stage.finetune in stages:
         check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
+        check_teacher(config, cache_of(config))
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:

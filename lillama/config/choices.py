@@ -171,6 +171,13 @@ class Tune(Enum):
     lora = "lora"  # low-rank updates of the factors, of a dense model's matrices; merged into them at the end
 
 
+class Objective(Enum):
+    """What a fine-tuning makes smaller."""
+
+    lm = "lm"  # the cross-entropy of the tokens that follow
+    kl = "kl"  # how far the distributions of the next token are from the dense model's
+
+
 class LearningRate(Enum):
     """The shape of the learning rate over a run."""
 

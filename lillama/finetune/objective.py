@@ -1,0 +1,131 @@
+"""What a fine-tuning makes smaller: a loss of the parts of a batch, which add up to that of the whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lillama.algebra.losses import normalized_mse_distance
+from lillama.config import FinetuneConfig, Objective
+from lillama.finetune.divergence import divergence
+from lillama.finetune.loss import NOT_PREDICTED, predicted, prediction_loss, predictions
+from lillama.finetune.teacher import keep_apart
+from lillama.finetune.tuned import Tuned
+from lillama.model.blocks import Blocks, hidden_states
+from lillama.model.inputs import Batch, model_inputs
+
+States = dict[int, Tensor]  # by number, what a block has put out [b, t, d]
+
+
+class Loss(Protocol):
+    """A loss whose parts add up."""
+
+    def of(self, whole: Batch) -> None:
+        """Note the batch whose parts follow: what their losses are divided by."""
+
+    def __call__(self, part: Batch) -> Tensor:
+        """The part's share of the mean loss of the batch [], in float32."""
+
+
+def loss_of(tuned: Tuned, config: FinetuneConfig, teacher: nn.Module | None) -> Loss:
+    """The configured loss of a model.
+
+    :param teacher: the dense model, which ``objective=kl`` needs.
+    """
+    if config.objective is Objective.lm:
+        return PredictionLoss(tuned.model)
+    if teacher is None:
+        raise ValueError("finetune.objective=kl needs the dense model")
+    keep_apart(tuned.learning.values(), teacher)
+    return LogitsLoss(tuned.model, teacher, config)
+
+
+class PredictionLoss:
+    """The cross-entropy of the predicted tokens."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._count = 0
+
+    def of(self, whole: Batch) -> None:
+        """Count the predicted tokens."""
+        self._count = predicted(self.model, whole)
+
+    def __call__(self, part: Batch) -> Tensor:
+        return prediction_loss(self.model, part, count=self._count)
+
+
+class LogitsLoss:
+    """KL(teacher || model) of the next token's distribution wherever one is predicted, and the hidden states beside.
+
+    Every part is run through the teacher once, in evaluation mode and in the teacher's own numbers.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module, config: FinetuneConfig) -> None:
+        self.model, self.teacher, self.config = model, teacher, config
+        self._own, self._theirs = Blocks(model), Blocks(teacher)
+        self._whole: Batch | None = None
+        self._count = 0
+
+    def of(self, whole: Batch) -> None:
+        """Count the predicted tokens."""
+        self._whole, self._count = whole, predicted(self.model, whole)
+
+    def __call__(self, part: Batch) -> Tensor:
+        weight = self.config.hidden_weight
+        theirs, teacher_states = self._taught(part)
+        arguments, targets = predictions(self.model, part)
+        with self._watching(self._own) as states:
+            ours = self.model(**arguments).logits
+        loss = divergence(
+            ours,
+            theirs,
+            counted=targets != NOT_PREDICTED,
+            temperature=self.config.temperature,
+            scale=1 / max(self._count, 1),
+        )
+        return loss + weight * self._distance(states, teacher_states, part) if weight else loss
+
+    def _taught(self, part: Batch) -> tuple[Tensor, States]:
+        arguments, _ = predictions(self.teacher, part)
+        kind = part.ids.device.type
+        with torch.no_grad(), torch.autocast(kind, enabled=False), self._watching(self._theirs) as states:
+            return self.teacher(**arguments).logits, states
+
+    def _watching(self, blocks: Blocks) -> Any:
+        return watched(blocks) if self.config.hidden_weight else nullcontext({})
+
+    def _distance(self, states: States, wanted: States, part: Batch) -> Tensor:
+        """The mean over the blocks of ||own - teacher's||^2 / ||teacher's||^2 at the positions that count."""
+        assert self._whole is not None
+        inputs, whole = (model_inputs(self.model, batch) for batch in (part, self._whole))
+        found = []
+        for index, hidden in states.items():
+            values = normalized_mse_distance(hidden.float(), wanted[index].float())
+            mask, every = (each.mask(self._own.stack(index)) for each in (inputs, whole))
+            if mask is None or every is None:  # every position of every row counts
+                found.append(values.mean() * (len(part) / len(self._whole)))
+            else:
+                found.append(values[mask].sum() / every.sum().clamp(min=1))
+        return torch.stack(found).mean()
+
+
+@contextmanager
+def watched(blocks: Blocks) -> Iterator[States]:
+    """What every block puts out within; calls that come later, to compute activations again, are not looked at."""
+    states: States = {}
+
+    def watch(index: int) -> Any:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            states[index] = hidden_states(output)
+
+        return blocks[index].register_forward_hook(hook)
+
+    hooks = [watch(index) for index in range(len(blocks))]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
