@@ -19,6 +19,7 @@ from lillama.config.choices import (
     Moments,
     Normalizer,
     Objective,
+    Opening,
     Order,
     OutOfMemory,
     Packing,
@@ -50,7 +51,13 @@ from lillama.config.evaluate import (
     domain_key,
 )
 from lillama.config.experiment import ExperimentConfig, TableConfig
-from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConfig
+from lillama.config.finetune import (
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneGeneratedConfig,
+    FinetuneMixedConfig,
+    LoraConfig,
+)
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -70,6 +77,7 @@ from lillama.config.method import (
     TopConfig,
     UniformConfig,
 )
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig, PartConfig, WriteConfig
 from lillama.config.run import LoggerConfig, RunConfig, SnapshotConfig
 from lillama.config.schemas import SCHEMAS, plain, register_schemas
 from lillama.config.text import LARGEST_TOKEN_BUDGET, DataConfig, TextConfig
@@ -93,6 +101,9 @@ __all__ = [
     "FeatureConfig",
     "FinetuneConfig",
     "FinetuneDataConfig",
+    "FinetuneGeneratedConfig",
+    "FinetuneMixedConfig",
+    "GeneratedDataConfig",
     "InitConfig",
     "Inputs",
     "Join",
@@ -104,14 +115,17 @@ __all__ = [
     "LossConfig",
     "MiddleOutConfig",
     "MixedConfig",
+    "MixedDataConfig",
     "ModelConfig",
     "Moments",
     "Normalizer",
     "Objective",
+    "Opening",
     "Order",
     "OutOfMemory",
     "Packing",
     "Parallel",
+    "PartConfig",
     "PerplexityConfig",
     "Place",
     "PlanFileConfig",
@@ -145,6 +159,7 @@ __all__ = [
     "Weighting",
     "Weights",
     "WerConfig",
+    "WriteConfig",
     "ZeroShotConfig",
     "domain_key",
     "plain",

@@ -115,6 +115,15 @@ class Source(Enum):
     local = "local"
     stdlib_docs = "stdlib_docs"
     speech = "speech"  # a folder of sound files with their transcripts
+    mixed = "mixed"  # several of these, with shares (data=mixed)
+    generated = "generated"  # what the dense model writes (data=generated)
+
+
+class Opening(Enum):
+    """What a text begins with that a model writes."""
+
+    bos = "bos"  # the tokenizer's first token; where it has none, the one that ends a text
+    token = "token"  # after that, a random token of the vocabulary
 
 
 class Packing(Enum):

@@ -7,6 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import LearningRate, Objective, Scope, Tune
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, require
 
@@ -18,6 +19,20 @@ class FinetuneDataConfig(DataConfig):
     KEY: ClassVar[str] = "finetune.data"
 
     tokens: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneMixedConfig(MixedDataConfig):
+    """Several texts to be fine-tuned on."""
+
+    KEY: ClassVar[str] = "finetune.data"
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneGeneratedConfig(GeneratedDataConfig):
+    """Text of the dense model's own to be fine-tuned on."""
+
+    KEY: ClassVar[str] = "finetune.data"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +62,7 @@ class FinetuneConfig:
     side of an encoder-decoder that learns; the other one is frozen (Appendix A.8).
     """
 
-    data: FinetuneDataConfig = MISSING
+    data: DataConfig = MISSING
     objective: Objective = Objective.lm
     temperature: float = 1.0
     hidden_weight: float = 0.0

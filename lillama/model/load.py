@@ -134,6 +134,11 @@ def model_task(config: ModelConfig, cache_dir: Path) -> Task:
     return task_of(config, _architecture(config, cache_dir))
 
 
+def most_positions(config: ModelConfig, cache_dir: Path) -> int | None:
+    """How many tokens the configured model's table of positions reaches; None where there is no such end."""
+    return getattr(_architecture(config, cache_dir).get_text_config(), "max_position_embeddings", None)
+
+
 def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
     """The tokenizer of a model, the processor of a speech model; random weights without one get one token a byte."""
     if config.weights is Weights.random and config.tokenizer is None:
