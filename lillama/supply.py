@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lillama.config import ModelConfig, RunConfig, SpectrumConfig, Stage
-from lillama.data.generated import Writer, writer_identity
+from lillama.data.generated import Writer
 from lillama.init import FactorCache, factor_cache
 from lillama.init.energy import output_energies
 from lillama.model.load import load_model
@@ -30,9 +30,10 @@ class Supply:
         :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
         """
         if self._inputs is None:
-            writer = Writer(writer_identity(self.config.writer, self.config.seed), self._writing, self.config.progress)
+            config = self.config
+            writer = Writer(config.writer, config.seed, self._writing, config.progress)
             with self.record.stage("data"):
-                self._inputs = prepare_inputs(self.config, writer)
+                self._inputs = prepare_inputs(config, writer)
             self.record.note_data(self._inputs.data, self._inputs.text)
         return self._inputs
 

@@ -32,21 +32,19 @@ WRITTEN_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A model that writes texts: what its texts depend on, and how it is loaded when there are none yet."""
+    """A model that writes text: what it is (``seed``: of random weights), and how it is loaded when there is none yet."""
 
-    identity: str
+    config: ModelConfig
+    seed: int
     load: Callable[[], Any]
     progress: bool = False
 
-
-def writer_identity(config: ModelConfig, seed: int) -> str:
-    """What the texts of a model depend on, beside how they are asked for: its weights and its numbers.
-
-    :param seed: of random weights.
-    """
-    drawn = seed if config.weights is Weights.random else None
-    numbers = [str(resolve_dtype(config)), resolve_device(config).type]
-    return digest([model_identity(config), config.revision, *numbers, drawn])
+    @property
+    def identity(self) -> list[Any]:
+        """What its texts depend on, beside how they are asked for: its weights and its numbers."""
+        drawn = self.seed if self.config.weights is Weights.random else None
+        numbers = [str(resolve_dtype(self.config)), resolve_device(self.config).type]
+        return [model_identity(self.config), self.config.revision, *numbers, drawn]
 
 
 def writes(config: DataConfig) -> bool:
@@ -80,7 +78,7 @@ def generated_blocks(config: GeneratedDataConfig, tokenizer: Any, cache: Cache, 
     openings = _openings(config, tokenizer, -(-config.tokens // config.seq_len))
     write, sizes = config.write, [config.tokens, config.seq_len, config.seed]
     asked = [*sizes, write.temperature, write.batch_size, openings.tolist()]
-    key = digest([WRITTEN_FORMAT, writer.identity, *asked])[:32]
+    key = digest([WRITTEN_FORMAT, *writer.identity, *asked])[:32]
 
     def make() -> TokenBlocks:
         ids = _written(writer.load(), openings, config, progress=writer.progress)
@@ -96,7 +94,7 @@ def _openings(config: GeneratedDataConfig, tokenizer: Any, count: int) -> Tensor
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     begin = torch.full((count, 0 if first is None else 1), first or 0)
     if config.write.opening is Opening.token:
-        special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special = {index for index, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
         ordinary = sorted(set(tokenizer.get_vocab().values()) - special - set(tokenizer.all_special_ids))
         drawn = np.random.default_rng(config.seed).choice(ordinary, count)
         return torch.cat([begin, torch.from_numpy(drawn)[:, None]], dim=1)
