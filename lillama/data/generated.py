@@ -32,7 +32,7 @@ WRITTEN_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A model that writes text: what it is (``seed``: of random weights), and how it is loaded when there is none yet."""
+    """A model that writes text, loaded only where there is none yet; ``seed`` is that of random weights."""
 
     config: ModelConfig
     seed: int

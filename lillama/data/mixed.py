@@ -42,12 +42,12 @@ def _identity(config: TextConfig, key: str) -> str | None:
 
 
 def parts_of(config: MixedDataConfig) -> dict[str, DataConfig]:
-    """Every part of a mix as a text of its own, with exactly its share of the tokens.
+    """Every part of a mix as a text of its own, with exactly its share of the tokens; by name, in whatever order given.
 
     :raises ConfigError: for a part whose share comes to no block.
     """
     assert config.tokens is not None
-    shares = {name: part.share for name, part in config.parts.items()}
+    shares = {name: config.parts[name].share for name in sorted(config.parts)}
     found = {}
     for name, tokens in shared_out(config.tokens, shares, config.seq_len).items():
         key = f"{config.KEY}.parts.{name}"
