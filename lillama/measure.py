@@ -15,7 +15,7 @@ from lillama.evaluate.throughput import throughput
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, model_variants, random_variants, student_variants
 from lillama.evaluate.wer import word_errors
 from lillama.evaluate.zero_shot import recovery, zero_shot
-from lillama.model.load import load_model, load_tokenizer, resolve_device
+from lillama.model.load import load_model, resolve_device, same_vocabulary
 from lillama.model.student import Student, random_student
 from lillama.prepare import Inputs, cache_of, kept
 from lillama.record import STABLE_RANK_CHART, Record
@@ -126,13 +126,13 @@ def _models(config: RunConfig) -> dict[str, nn.Module]:
     low_rank = any(isinstance(module, LowRank) for module in model.modules())
     if base is None or not (config.evaluate.dense or _teaches(config)):
         return {COMPRESSED if low_rank else DENSE: model}
-    if load_tokenizer(base, cache_dir).get_vocab() != load_tokenizer(config.model, cache_dir).get_vocab():
+    if not same_vocabulary(base, config.model, cache_dir):
         raise ConfigError(f"evaluate.baseline={base.path}: has another tokenizer; measure it in a run of its own")
     return {DENSE: load_model(base, cache_dir, seed=config.seed), COMPRESSED: model}
 
 
 def _teaches(config: RunConfig) -> bool:
-    """Whether the baseline is what a fine-tuning learns from."""
+    """Tell whether a fine-tuning learns from the baseline."""
     return Stage.finetune in config.stages and config.finetune.objective is Objective.kl
 
 

@@ -177,7 +177,7 @@ def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student,
 
 
 def settled(job: Job, measurement: Measurement, student: Student, curve: Curve) -> nn.Module:
-    """The compressed model, fine-tuned where that is a stage of the run; of the dense one nothing is left."""
+    """Settle the student and fine-tune it where that is a stage of the run; nothing is left of the dense model."""
     config = job.config
     if Stage.finetune not in config.stages:
         return student.settle()

@@ -77,7 +77,7 @@ def prepare_plan(
 def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
     """Tokenizer, tokens, tasks and speech.
 
-    :param writer: the dense model, for what it writes itself.
+    :param writer: loads the dense model, for texts that it writes itself.
     :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
     """
     stages, evaluate = set(config.stages), config.evaluate

@@ -43,7 +43,7 @@ class Supply:
         return self._loaded(self.config.model) if teacher is None else teacher
 
     def _writing(self) -> nn.Module:
-        """The model that writes texts; the teacher stays for a start that follows."""
+        """Load the model that writes texts; the teacher stays for a start that follows."""
         if Stage.init not in self.config.stages:
             return self._loaded(self.config.writer)
         self._teacher = self.take_teacher()

@@ -1,4 +1,4 @@
-"""Calibration text that is made: of several texts with shares, or by the dense model itself."""
+"""Configure calibration text that is made: of several texts with shares, or by the dense model itself."""
 
 import math
 from dataclasses import dataclass, field

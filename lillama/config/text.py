@@ -55,13 +55,9 @@ class DataConfig(TextConfig):
     def __post_init__(self) -> None:
         TextConfig.check(self, self.KEY)
         made = self.source if self.source in MADE else None
-        other = made or self.MAKES or self.source
-        require(
-            made is self.MAKES,
-            f"{self.KEY}.source",
-            self.source.name,
-            f"{other.name} is a group: {self.KEY}={other.name}",
-        )
+        other = (made or self.MAKES or self.source).name
+        legal = f"{other} has an option of its own; give {self.KEY.replace('.', '/')}={other}"
+        require(made is self.MAKES, f"{self.KEY}.source", self.source.name, legal)
         legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}, or be null for all"
         require(0 < self.budget <= LARGEST_TOKEN_BUDGET, f"{self.KEY}.tokens", self.tokens, legal)
         require(self.seq_len > 1, f"{self.KEY}.seq_len", self.seq_len, "must be at least 2")

@@ -1,4 +1,4 @@
-"""Calibration text that a model writes itself: sampled from its own distribution, kept by content."""
+"""Sample calibration text from the model itself, and keep it by content."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ WRITTEN_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A model that writes text, loaded only where there is none yet; ``seed`` is that of random weights."""
+    """Loads the model that writes text, where there is none in the cache; ``seed`` is that of random weights."""
 
     config: ModelConfig
     seed: int
@@ -41,14 +41,14 @@ class Writer:
 
     @property
     def identity(self) -> list[Any]:
-        """What its texts depend on, beside how they are asked for: its weights and its numbers."""
+        """Name what its texts depend on, beside the settings of a text: its weights, dtype and kind of device."""
         drawn = self.seed if self.config.weights is Weights.random else None
         numbers = [str(resolve_dtype(self.config)), resolve_device(self.config).type]
         return [model_identity(self.config), self.config.revision, *numbers, drawn]
 
 
 def writes(config: DataConfig) -> bool:
-    """Whether any of a text is written by the dense model."""
+    """Tell whether any of a text is written by the dense model."""
     parts = config.parts.values() if isinstance(config, MixedDataConfig) else [config]
     return any(part.source is Source.generated for part in parts)
 
@@ -66,7 +66,7 @@ def check_written(config: DataConfig, name: str, task: Task, positions: int | No
 
 
 def generated_blocks(config: GeneratedDataConfig, tokenizer: Any, cache: Cache, writer: Writer) -> TokenBlocks:
-    """Blocks that hold exactly ``config.tokens`` tokens, from the cache or by the model, which is loaded only then.
+    """Make blocks with exactly ``config.tokens`` tokens, from the cache or by the model, which is loaded only then.
 
     A text that ends is followed by another, as rows are that are packed: no block is padded but the last. On a CPU the
     same configuration writes the same text every time.
@@ -90,7 +90,7 @@ def generated_blocks(config: GeneratedDataConfig, tokenizer: Any, cache: Cache, 
 
 
 def _openings(config: GeneratedDataConfig, tokenizer: Any, count: int) -> Tensor:
-    """What each text begins with [n, 1 or 2]."""
+    """Choose the tokens that each text begins with [n, 1 or 2]."""
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     begin = torch.full((count, 0 if first is None else 1), first or 0)
     if config.write.opening is Opening.token:
@@ -105,7 +105,7 @@ def _openings(config: GeneratedDataConfig, tokenizer: Any, count: int) -> Tensor
 
 
 def _written(model: Any, openings: Tensor, config: GeneratedDataConfig, *, progress: bool) -> np.ndarray:
-    """The blocks [n, seq_len] that follow from their openings."""
+    """Write the blocks [n, seq_len] that follow from their openings."""
     length, size = config.seq_len, config.write.batch_size
     if openings.shape[1] >= length:
         return openings[:, :length].numpy().astype(np.int32)
@@ -127,7 +127,7 @@ def _written(model: Any, openings: Tensor, config: GeneratedDataConfig, *, progr
 
 
 def _settings(config: GeneratedDataConfig, new: int) -> GenerationConfig:
-    """The whole distribution at the temperature, and no token that ends a text."""
+    """Sample from the whole distribution at the temperature, with no token that ends a text."""
     return GenerationConfig(
         max_new_tokens=new,
         do_sample=True,

@@ -1,4 +1,4 @@
-"""Blocks of several texts with shares, block by block in turn; and the blocks of any text, however it is made."""
+"""Interleave the blocks of several texts by their shares; make the blocks of any text, however it comes about."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -18,7 +18,7 @@ OWN = ("packing", "order", "template", "system", "join", "seed")  # what a part 
 
 
 def text_blocks(config: DataConfig, tokenizer: Any, cache: Cache, writer: Writer) -> TokenBlocks:
-    """The blocks of a text: read, mixed, or written by the dense model; from the cache where it has them.
+    """Make the blocks of a text: read, mixed, or written by the dense model; from the cache where it has them.
 
     :raises ConfigError: for unreadable data, or data (of a mix, a part) with fewer tokens than are asked for.
     """
@@ -31,7 +31,7 @@ def text_blocks(config: DataConfig, tokenizer: Any, cache: Cache, writer: Writer
 
 
 def data_identity(config: DataConfig) -> str | None:
-    """What the rows are, without their paths; None where the dense model writes them, which has its own identity."""
+    """Hash the rows, without their paths; None where the dense model writes them, which has an identity of its own."""
     if isinstance(config, MixedDataConfig):
         return digest({name: _identity(part, f"{config.KEY}.parts.{name}") for name, part in config.parts.items()})
     return _identity(config, config.KEY)
@@ -42,7 +42,7 @@ def _identity(config: TextConfig, key: str) -> str | None:
 
 
 def parts_of(config: MixedDataConfig) -> dict[str, DataConfig]:
-    """Every part of a mix as a text of its own, with exactly its share of the tokens; by name, in whatever order given.
+    """Make every part of a mix a text of its own with exactly its share of the tokens, in the order of their names.
 
     :raises ConfigError: for a part whose share comes to no block.
     """
@@ -59,7 +59,7 @@ def parts_of(config: MixedDataConfig) -> dict[str, DataConfig]:
 
 
 def shared_out(tokens: int, shares: Mapping[str, float], seq_len: int) -> dict[str, int]:
-    """The tokens of every part, in whole blocks but for one: they add up to ``tokens``, and each is near its share."""
+    """Share out exactly ``tokens`` among the parts, in whole blocks but for one, each part within a block of its share."""
     wanted = {name: share * tokens / sum(shares.values()) for name, share in shares.items()}
     given = {name: int(value) // seq_len * seq_len for name, value in wanted.items()}
     while left := tokens - sum(given.values()):
@@ -69,7 +69,7 @@ def shared_out(tokens: int, shares: Mapping[str, float], seq_len: int) -> dict[s
 
 
 def interleaved(parts: list[TokenBlocks]) -> TokenBlocks:
-    """The blocks of all parts, each spread evenly over the whole: what the first of them hold is mixed alike.
+    """Spread the blocks of each part evenly over the whole, so that any number of first blocks is mixed alike.
 
     A block stands where its middle lies in its own part, as a share of that part's tokens; the order within a part
     stays, and of blocks that stand alike the earlier part's comes first.
@@ -92,5 +92,5 @@ def _part(config: MixedDataConfig, part: PartConfig, tokens: int, key: str) -> D
 
 
 def _named(schema: type[DataConfig], key: str) -> Callable[..., DataConfig]:
-    """A schema whose errors name the part."""
+    """Derive a schema whose errors name the part."""
     return type(schema.__name__, (schema,), {"KEY": key, "__slots__": ()})

@@ -73,7 +73,7 @@ def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlock
 
 
 def kept_blocks(cache: Cache, key: str, make: Callable[[], TokenBlocks]) -> TokenBlocks:
-    """The blocks that a key of the cache stands for; those that it does not have are made, by one process for all."""
+    """Read the blocks of a key from the cache, or make and keep them; of several processes, one makes them."""
     held = cache.read(KIND, key, _load)
     if held is not None:
         return held

@@ -7,7 +7,7 @@ from pathlib import Path
 from lillama.config import Dtype, ModelConfig, Objective, RunConfig, Scope, Source, Stage, Task, Tune
 from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
-from lillama.model.load import is_compressed, load_tokenizer, meta_model, model_task
+from lillama.model.load import is_compressed, meta_model, model_task, same_vocabulary
 
 
 def check_finetune(config: RunConfig, task: Task, *, compressed: bool) -> None:
@@ -47,7 +47,7 @@ def check_teacher(config: RunConfig, cache_dir: Path) -> None:
         raise ConfigError(f"{where}: is compressed itself; finetune.objective=kl learns from a dense model")
     if model_task(base, cache_dir) is not model_task(config.model, cache_dir):
         raise ConfigError(f"{where}: is another kind of model than {config.model.name}")
-    if load_tokenizer(base, cache_dir).get_vocab() != load_tokenizer(config.model, cache_dir).get_vocab():
+    if not same_vocabulary(base, config.model, cache_dir):
         raise ConfigError(f"{where}: has another tokenizer; its logits are of other tokens")
     (own, *states), (others, *wanted) = (_sizes(model, cache_dir) for model in (config.model, base))
     if own != others:
@@ -57,7 +57,7 @@ def check_teacher(config: RunConfig, cache_dir: Path) -> None:
 
 
 def _sizes(config: ModelConfig, cache_dir: Path) -> tuple[int, ...]:
-    """How many logits a model has, how wide its hidden states are, how many blocks it has."""
+    """Count a model's logits, the width of its hidden states, and its blocks."""
     model = meta_model(config, cache_dir)
     return (*model.get_output_embeddings().weight.shape, len(Blocks(model)))  # type: ignore[operator]
 
@@ -75,6 +75,6 @@ def _check_place(config: RunConfig) -> None:
 
 
 def _teacher_stays_at_home(config: RunConfig) -> bool:
-    """Whether there is a use for offloading: the compressed model is on the device, the dense blocks visit it."""
+    """Tell whether offloading is of use: the compressed model is on the device, and dense blocks visit it."""
     settings = config.finetune
     return Stage.init in config.stages and settings.objective is Objective.kl and settings.train is Tune.factors

@@ -1,4 +1,4 @@
-"""How far a student's distributions of the next token are from a teacher's, in float32, a few positions at a time."""
+"""Compute the KL divergence of two models' logits in float32, a few positions at a time."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,9 @@ VALUES = 2**24  # of a vocabulary that are in float32 at a time: 64 MiB for each
 def divergence(
     student: Tensor, teacher: Tensor, *, counted: Tensor, temperature: float = 1.0, scale: float = 1.0
 ) -> Tensor:
-    """The summed KL(teacher || student) of the positions that count [], times ``scale`` and the squared temperature.
+    """Sum KL(teacher || student) over the positions that count, times ``scale`` and the squared temperature [].
 
-    The gradient for the student is made in the same pass and kept in the numbers of its logits: neither model's are
+    The student's gradient is computed in the same pass and kept in the dtype of its logits: neither model's logits are
     ever whole in float32. The square keeps gradients of one size for every temperature (Hinton et al. 2015).
 
     :param student, teacher: logits [b, t, V]. :param counted: [b, t], true where a position counts.
@@ -26,7 +26,7 @@ def divergence(
 
 
 class _Divergence(torch.autograd.Function):
-    """The same of [n, V] and [n]."""
+    """Compute the same of [n, V] and [n]."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, counted: Tensor, factors: tuple[float, float]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a fine-tuning makes smaller: a loss of the parts of a batch, which add up to that of the whole."""
+"""Compute the loss of a fine-tuning, part by part of a batch: the parts' losses add up to the batch's mean."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,23 +16,24 @@ from lillama.finetune.tuned import Tuned
 from lillama.model.blocks import Blocks, hidden_states
 from lillama.model.inputs import Batch, model_inputs
 
-States = dict[int, Tensor]  # by number, what a block has put out [b, t, d]
+States = dict[int, Tensor]  # the output hidden states of each block [b, t, d], by its number
 
 
 class Loss(Protocol):
-    """A loss whose parts add up."""
+    """Computes a loss whose parts add up."""
 
     def of(self, whole: Batch) -> None:
-        """Note the batch whose parts follow: what their losses are divided by."""
+        """Count what the losses of this batch's parts are divided by."""
 
     def __call__(self, part: Batch) -> Tensor:
-        """The part's share of the mean loss of the batch [], in float32."""
+        """Compute a part's share of the mean loss of the batch [], in float32."""
 
 
 def loss_of(tuned: Tuned, config: FinetuneConfig, teacher: nn.Module | None) -> Loss:
-    """The configured loss of a model.
+    """Make the configured loss of a model.
 
     :param teacher: the dense model, which ``objective=kl`` needs.
+    :raises ValueError: where it is needed and there is none.
     """
     if config.objective is Objective.lm:
         return PredictionLoss(tuned.model)
@@ -43,7 +44,7 @@ def loss_of(tuned: Tuned, config: FinetuneConfig, teacher: nn.Module | None) -> 
 
 
 class PredictionLoss:
-    """The cross-entropy of the predicted tokens."""
+    """Computes the cross-entropy of the predicted tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -58,9 +59,9 @@ class PredictionLoss:
 
 
 class LogitsLoss:
-    """KL(teacher || model) of the next token's distribution wherever one is predicted, and the hidden states beside.
+    """Computes KL(teacher || model) wherever a token is predicted, and compares the hidden states where they count.
 
-    Every part is run through the teacher once, in evaluation mode and in the teacher's own numbers.
+    The teacher runs once a part, in evaluation mode and in its own dtype.
     """
 
     def __init__(self, model: nn.Module, teacher: nn.Module, config: FinetuneConfig) -> None:
@@ -98,7 +99,7 @@ class LogitsLoss:
         return watched(blocks) if self.config.hidden_weight else nullcontext({})
 
     def _distance(self, states: States, wanted: States, part: Batch) -> Tensor:
-        """The mean over the blocks of ||own - teacher's||^2 / ||teacher's||^2 at the positions that count."""
+        """Average ||own - teacher's||^2 / ||teacher's||^2 over the positions that count and over the blocks."""
         assert self._whole is not None
         inputs, whole = (model_inputs(self.model, batch) for batch in (part, self._whole))
         found = []
@@ -114,7 +115,7 @@ class LogitsLoss:
 
 @contextmanager
 def watched(blocks: Blocks) -> Iterator[States]:
-    """What every block puts out within; calls that come later, to compute activations again, are not looked at."""
+    """Collect the output hidden states of every block; a recomputation that comes later is not looked at."""
     states: States = {}
 
     def watch(index: int) -> Any:

@@ -1,4 +1,4 @@
-"""The dense model beside the compressed one that learns from it: one of their own, and what both can share once."""
+"""Keep the dense model beside the compressed one that learns from it, sharing the memory of what does not learn."""
 
 import copy
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from lillama.model.visit import come_to_stay, visit_like
 
 
 def dense_teacher(student: Student) -> nn.Module:
-    """The teacher of a student as a model of its own, which stays dense when the student settles.
+    """Make the teacher of a student a model of its own, which stays dense when the student settles.
 
-    It costs no memory while the student stands beside it; afterwards, the dense blocks that were replaced. Where blocks
-    visit the device, those stay at home and the others, which both models run, come to stay.
+    It costs the memory of the dense blocks that are replaced. With ``model.offload`` these stay on the host and visit
+    the device; the other blocks, which both models run, move to the device.
     """
     blocks = student.teacher_blocks
     for index in range(len(blocks)):
@@ -26,9 +26,9 @@ def dense_teacher(student: Student) -> nn.Module:
 
 
 def twin(model: Any) -> nn.Module:
-    """Another model with the same weights, held once: parameters and buffers are its own names for the same memory.
+    """Copy a model without its memory: the copy's parameters and buffers share the storage of the model's.
 
-    In evaluation mode, and nothing of it learns. Weights that are tied are tied in it too.
+    The copy is in evaluation mode and asks for no gradient; weights that are tied are tied in it too.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     memo |= {id(buffer): buffer.detach() for buffer in model.buffers()}

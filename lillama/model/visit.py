@@ -102,7 +102,7 @@ def go_home(block: nn.Module) -> None:
 
 @contextmanager
 def staying(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Blocks that visit stay on the device within: a model that learns as a whole has them all there."""
+    """Keep blocks that visit on the device within: a model that learns as a whole has them all there."""
     for block in blocks:
         come_to_stay(block)
     try:
