@@ -59,7 +59,7 @@ def parts_of(config: MixedDataConfig) -> dict[str, DataConfig]:
 
 
 def shared_out(tokens: int, shares: Mapping[str, float], seq_len: int) -> dict[str, int]:
-    """Share out exactly ``tokens`` among the parts, in whole blocks but for one, each part within a block of its share."""
+    """Share out exactly ``tokens`` in whole blocks but for one, each part within a block of its share."""
     wanted = {name: share * tokens / sum(shares.values()) for name, share in shares.items()}
     given = {name: int(value) // seq_len * seq_len for name, value in wanted.items()}
     while left := tokens - sum(given.values()):

@@ -115,12 +115,12 @@ def test_a_part_with_too_few_tokens_is_named(tmp_path):
         ("data=mixed data.parts.code.source=mixed", "data.parts.code.source=mixed: a mix is of"),
         (
             "data=mixed data.source=stdlib_docs",
-            "data.source=stdlib_docs: mixed has an option of its own; give data=mixed",
+            "data.source=stdlib_docs: mixed has an option of its own",
         ),
         ("data=stdlib_docs data.source=mixed", "data.source=mixed: mixed has an option of its own; give data=mixed"),
         (
             "finetune.data.source=generated",
-            "finetune.data.source=generated: generated has an option of its own; give fine",
+            "generated has an option of its own; give finetune/data=generated",
         ),
         ("data=generated data.tokens=null", "data.tokens=None: a model could write for ever"),
         ("data=generated data.write.temperature=0", "data.write.temperature=0"),
