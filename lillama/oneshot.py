@@ -126,6 +126,8 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
 
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
+    if config.MAKES is not None:
+        raise ConfigError(f"data: the texts are those that are given, and none are {config.MAKES.name}")
     if isinstance(texts, str):
         raise ConfigError("texts: must be a list of texts, not one string")
     rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]

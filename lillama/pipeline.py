@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, PLANNED, KfacRanksConfig, RunConfig, Stage
+from lillama.config import MEASURES, PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
+from lillama.finetune import dense_teacher
 from lillama.fingerprint import run_fingerprint
 from lillama.init import StartNotes, start_factors
 from lillama.job import Job, Saves, note_of
@@ -186,21 +187,28 @@ def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student,
     """What needs no other process: the measures beside the dense model, fine-tuning, the checkpoint, its measures."""
     config, record = measurement.config, measurement.record
     measure_beside(measurement, student)
-    compressed = student.settle()
-    if Stage.finetune in config.stages:
-        compressed = tune(measurement, compressed, job.resumption(curve=curve.state()))
+    compressed = settled(job, measurement, student, curve)
     if config.save_checkpoint:
         with record.stage("save"):
             save(config, plan, measurement.inputs, compressed, record)
     measurement.each(compressed, COMPRESSED)
 
 
-def tune_loaded(job: Job, measurement: Measurement, model: nn.Module) -> nn.Module:
-    """A model fine-tuned as it came, dense or compressed, and its checkpoint."""
+def settled(job: Job, measurement: Measurement, student: Student, curve: Curve) -> nn.Module:
+    """Settle the student and fine-tune it where that is a stage of the run; nothing is left of the dense model."""
+    config = job.config
+    if Stage.finetune not in config.stages:
+        return student.settle()
+    teacher = dense_teacher(student) if config.finetune.objective is Objective.kl else None
+    return tune(measurement, student.settle(), job.resumption(curve=curve.state()), teacher)
+
+
+def tune_loaded(job: Job, measurement: Measurement, model: nn.Module, teacher: nn.Module | None) -> nn.Module:
+    """A model fine-tuned as it came, dense or compressed, and its checkpoint; ``teacher``: the dense one beside it."""
     config, record = job.config, job.record
     if config.save_checkpoint:
         check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
-    tuned = tune(measurement, model, job.resumption())
+    tuned = tune(measurement, model, job.resumption(), teacher)
     if config.save_checkpoint:
         with record.stage("save"):
             save_tuned(config, measurement.inputs, tuned, record)

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import RunConfig, Stage
+from lillama.config import ModelConfig, RunConfig, Stage
+from lillama.data.generated import Writer
 from lillama.init import FactorCache, factor_cache
 from lillama.init.planning import plan_spectra
 from lillama.model.load import load_model
@@ -30,18 +31,28 @@ class Supply:
         :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
         """
         if self._inputs is None:
+            config = self.config
+            writer = Writer(config.writer, config.seed, self._writing, config.progress)
             with self.record.stage("data"):
-                self._inputs = prepare_inputs(self.config)
+                self._inputs = prepare_inputs(config, writer)
             self.record.note_data(self._inputs.data, self._inputs.text)
         return self._inputs
 
     def take_teacher(self) -> nn.Module:
         """The dense model. It is the caller's from here on, and nothing else holds it."""
         teacher, self._teacher = self._teacher, None
-        if teacher is None:
-            with self.record.stage("load"):
-                teacher = load_model(self.config.model, cache_of(self.config), seed=self.config.seed)
-        return teacher
+        return self._loaded(self.config.model) if teacher is None else teacher
+
+    def _writing(self) -> nn.Module:
+        """Load the model that writes texts; the teacher stays for a start that follows."""
+        if Stage.init not in self.config.stages:
+            return self._loaded(self.config.writer)
+        self._teacher = self.take_teacher()
+        return self._teacher
+
+    def _loaded(self, config: ModelConfig) -> nn.Module:
+        with self.record.stage("load"):
+            return load_model(config, cache_of(self.config), seed=self.config.seed)
 
     def factors(self, teacher: nn.Module) -> FactorCache:
         """The model's factorisations in the cache."""

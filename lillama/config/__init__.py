@@ -20,6 +20,8 @@ from lillama.config.choices import (
     LoggerKind,
     Moments,
     Normalizer,
+    Objective,
+    Opening,
     Order,
     OutOfMemory,
     OutputMoment,
@@ -52,7 +54,13 @@ from lillama.config.evaluate import (
     domain_key,
 )
 from lillama.config.experiment import ExperimentConfig, TableConfig
-from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, LoraConfig
+from lillama.config.finetune import (
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneGeneratedConfig,
+    FinetuneMixedConfig,
+    LoraConfig,
+)
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -76,6 +84,7 @@ from lillama.config.method import (
     TopConfig,
     UniformConfig,
 )
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig, PartConfig, WriteConfig
 from lillama.config.run import LoggerConfig, RunConfig, SnapshotConfig
 from lillama.config.schemas import SCHEMAS, plain, register_schemas
 from lillama.config.text import LARGEST_TOKEN_BUDGET, DataConfig, TextConfig
@@ -101,6 +110,9 @@ __all__ = [
     "FeatureConfig",
     "FinetuneConfig",
     "FinetuneDataConfig",
+    "FinetuneGeneratedConfig",
+    "FinetuneMixedConfig",
+    "GeneratedDataConfig",
     "InitConfig",
     "Inputs",
     "Join",
@@ -116,14 +128,18 @@ __all__ = [
     "MeasuredRanksConfig",
     "MiddleOutConfig",
     "MixedConfig",
+    "MixedDataConfig",
     "ModelConfig",
     "Moments",
     "Normalizer",
+    "Objective",
+    "Opening",
     "Order",
     "OutOfMemory",
     "OutputMoment",
     "Packing",
     "Parallel",
+    "PartConfig",
     "PerplexityConfig",
     "Place",
     "PlanFileConfig",
@@ -157,6 +173,7 @@ __all__ = [
     "Weighting",
     "Weights",
     "WerConfig",
+    "WriteConfig",
     "ZeroShotConfig",
     "domain_key",
     "plain",

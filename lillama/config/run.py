@@ -135,3 +135,8 @@ class RunConfig:
             return None
         pretrained = Weights.pretrained
         return replace(self.model, path=path, revision=None, tokenizer=None, weights=pretrained, architecture={})
+
+    @property
+    def writer(self) -> ModelConfig:
+        """The model that writes ``data=generated``: the dense one, where there is one."""
+        return self.model if Stage.init in self.stages else self.baseline or self.model

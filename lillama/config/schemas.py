@@ -15,7 +15,7 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
-from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig
+from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, FinetuneGeneratedConfig, FinetuneMixedConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -36,6 +36,7 @@ from lillama.config.method import (
     TopConfig,
     UniformConfig,
 )
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.run import LoggerConfig, RunConfig
 from lillama.config.text import DataConfig
 
@@ -62,11 +63,19 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
         "feature_schema": FeatureConfig,
         "kfac_schema": KfacConfig,
     },
-    "data": {"data_schema": DataConfig},
+    "data": {
+        "data_schema": DataConfig,
+        "mixed_data_schema": MixedDataConfig,
+        "generated_data_schema": GeneratedDataConfig,
+    },
     "distill": {"distill_schema": DistillConfig},
     "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
     "finetune": {"finetune_schema": FinetuneConfig},
-    "finetune/data": {"finetune_data_schema": FinetuneDataConfig},
+    "finetune/data": {
+        "finetune_data_schema": FinetuneDataConfig,
+        "finetune_mixed_schema": FinetuneMixedConfig,
+        "finetune_generated_schema": FinetuneGeneratedConfig,
+    },
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},
