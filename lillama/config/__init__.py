@@ -15,7 +15,6 @@ from lillama.config.choices import (
     Inputs,
     Join,
     Keep,
-    Labels,
     LearningRate,
     LoggerKind,
     Moments,
@@ -63,6 +62,7 @@ from lillama.config.finetune import (
 )
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
+    SAMPLED_LABELS,
     BottomConfig,
     FactorsConfig,
     FeatureConfig,
@@ -94,6 +94,7 @@ __all__ = [
     "MADE_BY_DEFAULT",
     "MEASURES",
     "PLANNED",
+    "SAMPLED_LABELS",
     "SCHEMAS",
     "BenchConfig",
     "BlockwiseConfig",
@@ -119,7 +120,6 @@ __all__ = [
     "Keep",
     "KfacConfig",
     "KfacRanksConfig",
-    "Labels",
     "LearningRate",
     "LoggerConfig",
     "LoggerKind",

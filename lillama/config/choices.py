@@ -122,13 +122,6 @@ class OutputMoment(Enum):
     diagonal = "diagonal"  # out numbers instead of out^2
 
 
-class Labels(Enum):
-    """Which tokens the loss is taken of whose gradients ``init=kfac`` looks at."""
-
-    true = "true"  # the text's own
-    sampled = "sampled"  # drawn from the model's own predictions: the true Fisher information
-
-
 class Source(Enum):
     """Where text comes from."""
 

@@ -11,7 +11,6 @@ from lillama.config.choices import (
     Dtype,
     FactorForm,
     Inputs,
-    Labels,
     OutputMoment,
     Place,
     Reduction,
@@ -249,11 +248,15 @@ class FeatureConfig(InitConfig):
         require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")
 
 
+TRUE_LABELS, SAMPLED_LABELS = "true", "sampled"
+
+
 @dataclass(kw_only=True, slots=True)
 class KfacConfig(InitConfig):
     """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).
 
-    ``tokens`` are those of both moments, ``labels`` the ones whose loss gives the gradients. ``input_damping`` and
+    ``tokens`` are those of both moments, ``labels`` whether the loss whose gradients
+    they are is that of the text's own next tokens (``true``) or of tokens drawn from the model (``sampled``). ``input_damping`` and
     ``output_damping`` are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share
     that is taken off the entries outside the diagonal of the full output moment. ``place`` is where hidden states wait
     between the passes.
@@ -261,7 +264,7 @@ class KfacConfig(InitConfig):
 
     tokens: int = 32768
     output: OutputMoment = OutputMoment.full
-    labels: Labels = Labels.true
+    labels: str = TRUE_LABELS  # no enum: YAML reads the word true as a boolean
     input_damping: float = 1e-6
     output_damping: float = 1e-2
     shrinkage: float = 0.0
@@ -270,6 +273,9 @@ class KfacConfig(InitConfig):
 
     def __post_init__(self) -> None:
         require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
+        self.labels = str(self.labels).lower()
+        legal = f"must be {TRUE_LABELS} or {SAMPLED_LABELS}"
+        require(self.labels in (TRUE_LABELS, SAMPLED_LABELS), "init.labels", self.labels, legal)
         for key, share in (("input_damping", self.input_damping), ("output_damping", self.output_damping)):
             require(1e-12 <= share <= 1e3, f"init.{key}", share, "a share of the mean eigenvalue, from 1e-12 to 1000")
         require(0 <= self.shrinkage <= 1, "init.shrinkage", self.shrinkage, "a share, from 0 to 1")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lillama.config import Labels, Task
+from lillama.config import Task
 from lillama.model.inputs import Batch
 from lillama.model.prediction import NOT_PREDICTED, predictions
 from lillama.model.task import task_of_architecture
@@ -22,12 +22,13 @@ MASKED_SHARE = 0.15  # of BERT's own training
 class CalibrationLoss:
     """The summed loss of a batch: next tokens, a decoder's targets, or masked tokens, by the model's task.
 
+    :param sampled: draw the labels from the model's predictions instead of taking the text's own.
     :param mask_token: of a masked language model's tokenizer; None: every token is predicted as it stands.
     :param seed: of the masked positions and the drawn labels; they depend on the batch's number too.
     """
 
     model: Any
-    labels: Labels
+    sampled: bool
     mask_token: int | None
     seed: int
 
@@ -46,7 +47,7 @@ class CalibrationLoss:
         """Sum the cross-entropy over the predicted positions, in float32 []."""
         wide = logits.flatten(0, 1).float()
         wanted = targets.flatten()
-        if self.labels is Labels.sampled:
+        if self.sampled:
             wanted = self._drawn(wide, wanted, number)
         return F.cross_entropy(wide, wanted, ignore_index=NOT_PREDICTED, reduction="sum")
 

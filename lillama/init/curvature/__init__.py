@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lillama.algebra.moments import MOMENT_BYTES
-from lillama.config import KfacConfig
+from lillama.config import SAMPLED_LABELS, KfacConfig
 from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError
 from lillama.init.curvature.streamed import streamed
@@ -50,7 +50,7 @@ def curvatures(
     :raises DivergedError: for a loss that is not finite.
     """
     blocks = Blocks(model)
-    loss = CalibrationLoss(model, config.labels, getattr(data, "mask_token", None), config.seed)
+    loss = CalibrationLoss(model, config.labels == SAMPLED_LABELS, getattr(data, "mask_token", None), config.seed)
     work = CurvatureWork(blocks, data, config.output, loss, mean, limit, progress)
     if is_plain_chain(blocks, next(iter(data.batches(1, work.device)))):
         yield from streamed(work, names, scratch)
