@@ -255,11 +255,10 @@ TRUE_LABELS, SAMPLED_LABELS = "true", "sampled"
 class KfacConfig(InitConfig):
     """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).
 
-    ``tokens`` are those of both moments, ``labels`` whether the loss whose gradients
-    they are is that of the text's own next tokens (``true``) or of tokens drawn from the model (``sampled``). ``input_damping`` and
-    ``output_damping`` are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share
-    that is taken off the entries outside the diagonal of the full output moment. ``place`` is where hidden states wait
-    between the passes.
+    ``tokens`` are those of both moments. The gradients are of the loss of the text's own next tokens
+    (``labels=true``) or of tokens that are drawn from the model (``sampled``). ``input_damping`` and ``output_damping``
+    are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share that is taken off the
+    entries outside the diagonal of the full output moment. ``place`` is where hidden states wait between the passes.
     """
 
     tokens: int = 32768
