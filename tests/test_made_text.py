@@ -30,7 +30,9 @@ def loaded(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["mixed", "generated"])
 def test_calibration_and_fine_tuning_take_what_is_made(words, cli, tmp_path, kind):
-    own = ("data.seq_len=32", "finetune.data.seq_len=32", "data.tokens=512", "finetune.data.tokens=1024")
+    own = ["data.seq_len=32", "finetune.data.seq_len=32", "data.tokens=512", "finetune.data.tokens=1024"]
+    if kind == "mixed":
+        own += ["data.parts.code.files=ab*.py", "finetune.data.parts.code.files=ab*.py"]
     every = (*words, f"data={kind}", f"finetune/data={kind}", *own, "finetune=kl", WHOLE)
     found = []
     for number in range(2):
@@ -75,7 +77,7 @@ def test_a_model_learns_from_what_its_baseline_writes(words, cli, tmp_path, tiny
         ("data=generated data.seq_len=4096", "data.seq_len=4096: tiny_random writes at most 2048 tokens in a row"),
         ("data=generated model=tiny_t5", "data.source=generated: tiny_t5 is a seq2seq_lm model and writes no text"),
         ("data=mixed data.parts.code.source=generated model=tiny_t5", "data.source=generated: tiny_t5 is a seq2seq_lm"),
-        ("data=mixed data.tokens=99_000_000", "data.parts.code.tokens="),
+        ("data=mixed data.tokens=99_000 data.parts.code.files=abc.py", "data.parts.code.tokens=49"),
         ("data=mixed data.tokens=64", "comes to no block of data.tokens=64 with data.seq_len=64"),
     ],
 )

@@ -36,7 +36,7 @@ TUNED = (
 WHOLE = "stages=[plan,init,distill,finetune,perplexity]"
 ALONE = "stages=[finetune,perplexity]"
 LORA = ("finetune=lora", "finetune.lora.rank=2", "finetune.lora.dropout=0.2")
-KL = ("finetune=kl", "finetune.hidden_weight=0.1")
+KL = ("finetune=kl", "finetune.hidden_weight=0.1", "finetune.lr=1e-4")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,8 @@ def test_a_distilled_model_is_fine_tuned_measured_and_saved(whole):
     assert result["curve"][-1][1] == figures["end"], "the curve of the distillation ends with it"
     assert [tokens for tokens, _ in found["curve"]] == [0, 512, 1024]
     assert [value for _, value in found["curve"]][:: len(found["curve"]) - 1] == [figures["end"], figures["finetuned"]]
-    assert figures["finetuned"] < figures["end"]
+    if found["objective"] == "lm":  # random weights predict nothing, so neither does who learns from them
+        assert figures["finetuned"] < figures["end"]
     assert (found["tokens"], found["steps"], len(found["loss"])) == (1024, 8, 8)
     assert found["seconds"] == result["seconds"]["finetune"]
     assert 0 < found["parameters"] <= result["parameters"]["compressed"]

@@ -150,8 +150,8 @@ def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
 def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bool:
     """Compare the tokens of two models; of speech models, those that they say."""
     tokenizers = (load_tokenizer(config, cache_dir) for config in (one, other))
-    first, second = (getattr(tokenizer, "tokenizer", tokenizer).get_vocab() for tokenizer in tokenizers)
-    return first == second
+    first, second = (own if hasattr(own, "get_vocab") else own.tokenizer for own in tokenizers)  # of a processor
+    return first.get_vocab() == second.get_vocab()
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
