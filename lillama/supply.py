@@ -52,7 +52,7 @@ class Supply:
         assert isinstance(config.strategy, SpectrumConfig) and data is not None
         teacher, seen = self.take_teacher(), data.head(config.strategy.tokens)
         known = self.factors(teacher)
-        floor, progress = config.strategy.floor, config.progress
-        found = output_energies(teacher, names, seen, floor=floor, cache=known, progress=progress)
+        floor, form = config.strategy.floor, config.factors.form
+        found = output_energies(teacher, names, seen, floor=floor, form=form, cache=known, progress=config.progress)
         self._teacher = teacher if Stage.init in config.stages else None
         return found
