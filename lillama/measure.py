@@ -93,7 +93,7 @@ def measure_checkpoint(
     config, record = measurement.config, measurement.record
     if config.model.weights is Weights.random and plan is not None and set(config.stages) <= SPEED_ONLY:
         device = resolve_device(config.model)
-        measurement.side_by_side(random_variants(config.model, plan.ranks, cache_of(config), device))
+        measurement.side_by_side(random_variants(config.model, plan.ranks, cache_of(config), device, plan.factors))
         return
     with record.stage("load"):
         models = _models(config)
@@ -108,7 +108,7 @@ def measure_checkpoint(
         own = COMPRESSED if COMPRESSED in models else DENSE
         models[own] = finetune(models[own], teacher)
     if plan is not None and Stage.throughput in config.stages:
-        measurement.side_by_side(student_variants(random_student(models[DENSE], plan.ranks)))
+        measurement.side_by_side(student_variants(random_student(models[DENSE], plan.ranks, plan.factors)))
     else:
         measurement.side_by_side(model_variants(models))
     for role, model in models.items():

@@ -12,6 +12,7 @@ from lillama.cache import Cache
 from lillama.config import (
     DataConfig,
     DistillConfig,
+    FactorForm,
     FeatureConfig,
     InitConfig,
     Inputs,
@@ -48,6 +49,7 @@ def compress(
     seq_len: int = 512,
     targets: TargetsConfig | None = None,
     strategy: StrategyConfig | None = None,
+    factors: FactorForm | str = FactorForm.plain,
     init: InitConfig | None = None,
     loss: LossConfig | None = None,
     distill: DistillConfig | None = None,
@@ -68,6 +70,7 @@ def compress(
     :param seq_len: tokens of one calibration sequence.
     :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``uniform``, for
         instance ``BottomConfig(reduction=0.2)`` or ``SpectrumConfig``; its own ``reduction`` counts then.
+    :param factors: how they are stored, ``plain`` or ``pivoted`` (the same function in fewer parameters).
     :param init, loss, distill, data: the other configurations of a run, where the recommended ones are not wanted.
     :param seed: of torch's random numbers.
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
@@ -75,19 +78,22 @@ def compress(
     :raises DivergedError: for a loss that is not finite.
     """
     _check(model)
-    shape, init = model_shape(model, targets), init or FeatureConfig()
+    form = _form(factors)
+    shape, init = model_shape(model, targets).factored(form), init or FeatureConfig()
     strategy = strategy or UniformConfig(reduction=reduction)
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     with _between(strategy) as cache:
 
         def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
             model.eval()
-            return plan_spectra(model, names, blocks, strategy, init, cache=cache, progress=progress)[0]
+            options: dict[str, Any] = {"form": form, "cache": cache, "progress": progress}
+            return plan_spectra(model, names, blocks, strategy, init, **options)[0]
 
         plan = make_plan(shape, strategy, spectra)
         torch.manual_seed(seed)
         model.eval()
-        student = Student(model, start_factors(model, plan.ranks, blocks, init, cache=cache, progress=progress))
+        made = start_factors(model, plan.ranks, blocks, init, form=form, cache=cache, progress=progress)
+        student = Student(model, made)
     loss = loss or LossConfig(inputs=Inputs.teacher_student)
     distil_blocks(student, blocks, distill or _recommended(), loss, Session(progress=progress))
     student.check_finite()
@@ -104,6 +110,14 @@ def _check(model: Any) -> None:
         raise ConfigError("model: local gradients underflow in float16; load it in bfloat16 or float32")
     if task_of_architecture(model.config) is Task.speech_seq2seq:
         raise ConfigError("model: a speech model is compressed by run.py with data=speech")
+
+
+def _form(factors: FactorForm | str) -> FactorForm:
+    if isinstance(factors, FactorForm):
+        return factors
+    if factors not in FactorForm.__members__:
+        raise ConfigError(f"factors={factors}: is none of {', '.join(FactorForm.__members__)}")
+    return FactorForm[factors]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from lillama.bench.stage import bench
 from lillama.config import MEASURES, PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
+from lillama.distill.progress import ORDERS, as_parts
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.finetune import dense_teacher
@@ -29,7 +30,7 @@ from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_che
 from lillama.model.checkpoint import check_space
 from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
-from lillama.model.surgery import blank_modules
+from lillama.model.surgery import blank_modules, take_orders
 from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
 from lillama.record import SCRATCH, alone, finished, following, recording, refuse
@@ -221,18 +222,21 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
     The main process of a team makes the factors for all.
     """
     config = job.config
-    if job.start is not None:
-        return Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
-    if job.team.main:
+    ranks, form = plan.ranks, plan.factors
+    if job.start is None and job.team.main:
         data, known = supply.inputs().data, supply.factors(teacher)
         notes = StartNotes()
-        made = start_factors(teacher, plan.ranks, data, config.init, cache=known, progress=config.progress, notes=notes)
+        options: dict[str, Any] = {"form": form, "cache": known, "progress": config.progress, "notes": notes}
+        made = start_factors(teacher, ranks, data, config.init, **options)
         if notes.predicted_loss_rise is not None:
             job.record.note_plan(replace(plan, predicted_loss_rise=notes.predicted_loss_rise))
-        student = Student(teacher, made)
     else:
-        student = Student(teacher, blank_modules(teacher, plan.ranks, keep_bias=config.init.keep_bias))
-    job.team.same(student.factor_parameters())
+        made = blank_modules(teacher, ranks, form, keep_bias=config.init.keep_bias)
+    student = Student(teacher, made)
+    if job.start is None:
+        job.team.same([*student.factor_parameters(), *student.orders().values()])
+    elif orders := student.orders():
+        take_orders(orders, job.start.part(ORDERS))
     return student
 
 
@@ -268,6 +272,7 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
         snapshots=None if config.snapshot.off else job.saves.distill,
         start=job.start,
         note=note,
+        fixed=as_parts(student.orders()),
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
         save_at_end=job.saves.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),

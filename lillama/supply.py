@@ -63,8 +63,11 @@ class Supply:
         config, data = self.config, self.inputs().data
         assert data is not None
         teacher = self.take_teacher()
-        found, self.loss = plan_spectra(
-            teacher, names, data, config.strategy, config.init, cache=self.factors(teacher), progress=config.progress
-        )
+        options: dict[str, Any] = {
+            "cache": self.factors(teacher),
+            "form": config.factors.form,
+            "progress": config.progress,
+        }
+        found, self.loss = plan_spectra(teacher, names, data, config.strategy, config.init, **options)
         self._teacher = teacher if Stage.init in config.stages else None
         return found

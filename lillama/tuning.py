@@ -9,7 +9,7 @@ from torch import nn
 
 from lillama.config import MEASURES, Stage
 from lillama.data.calibration import Calibration
-from lillama.distill.progress import Session
+from lillama.distill.progress import Session, as_parts
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
 from lillama.finetune import Tuned, Update, fine_tune
@@ -131,6 +131,7 @@ def _session(measurement: Measurement, tuned: Tuned, curve: Curve, losses: LossL
         snapshots=None if config.snapshot.off else resumption.snapshots,
         start=resumption.start,
         note=note,
+        fixed=as_parts(tuned.orders()),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
         save_at_end=bool(set(config.stages) & set(MEASURES)),
     )

@@ -12,10 +12,20 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before."""
+    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before.
+
+    With ``pivots`` [r] and ``rest`` [in - r] they are pivoted (:mod:`lillama.algebra.pivot`): ``b`` is [r, in - r].
+    """
 
     a: Tensor
     b: Tensor
+    pivots: Tensor | None = None
+    rest: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """The columns of ``a``."""
+        return self.a.shape[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

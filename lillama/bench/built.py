@@ -61,7 +61,7 @@ def build(config: RunConfig, plan: RankPlan) -> Built:
         model = replace(model, architecture=cut(model.architecture, meta.config, max(touched) + 1))
     teacher = load_model(model, cache_dir, seed=config.seed)
     shape = model_shape(teacher).factored(plan.factors)
-    return Built(random_student(teacher, ranks), ranks, shape, whole)
+    return Built(random_student(teacher, ranks, plan.factors), ranks, shape, whole)
 
 
 def _may_be_cut(config: RunConfig, meta: Any, whole: ModelShape, touched: tuple[int, ...]) -> bool:

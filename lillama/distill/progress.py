@@ -16,6 +16,8 @@ from lillama.distill.snapshot import Snapshot, Snapshots, on_host, random_state,
 from lillama.errors import DivergedError
 from lillama.preempt import Preemption
 
+ORDERS = "orders"
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -40,6 +42,7 @@ class Session:
     :param on_step: called after every step. :param measure: called at the marks of ``every_tokens``, after a snapshot.
     :param snapshots: where to save it; None: nowhere. :param start: the snapshot to go on from.
     :param note: what the caller wants to find again with a snapshot, as plain values.
+    :param fixed: parts of every snapshot that stay as they are: what the model has that does not learn.
     :param scratch: a folder for what does not fit into memory.
     :param every_tokens: how many tokens lie between two calls of ``measure``; 0: it is not called.
     :param save_at_end: make a snapshot of the last step too: long work follows, and a run killed in it goes on there.
@@ -53,6 +56,7 @@ class Session:
     snapshots: Snapshots | None = None
     start: Snapshot | None = None
     note: Callable[[], Mapping[str, Any]] = dict
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     scratch: Path | None = None
     every_tokens: int = 0
     save_at_end: bool = False
@@ -91,7 +95,7 @@ class Session:
         if self.team.shares_blocks:
             parts = {name: part for own in self.team.collect(on_host(parts)) for name, part in own.items()}
         if self.team.main:
-            self.snapshots.save(step, position, dict(self.note()), {**parts, "random": random_state()})
+            self.snapshots.save(step, position, dict(self.note()), {**self.fixed, **parts, "random": random_state()})
         self.snapshots.made()
         if self.asked_to_end():
             self.end()
@@ -111,6 +115,11 @@ class Session:
             learner.load_state(self.start.part(part_name(index)))
         set_random_state(self.start.part("random"))
         return self.start.position
+
+
+def as_parts(orders: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The part of a snapshot that holds the orders of columns of pivoted factors; none for plain ones."""
+    return {ORDERS: dict(orders)} if orders else {}
 
 
 def part_name(index: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
@@ -74,12 +75,12 @@ def _matrices(block: nn.Module, prefix: str) -> Iterator[tuple[str, Sequence[Ten
     """The matrices of a block by name: one, or one an expert; a low-rank one is multiplied out."""
     for name, module in block.named_modules(prefix=prefix):
         if isinstance(module, LowRankLinear):
-            yield name, [module.A.weight.double() @ module.B.weight.double()]
+            yield name, [module.multiplied_out(torch.double)]
         elif isinstance(module, nn.Linear | Conv1D) and not isinstance(_parent(block, prefix, name), LowRankLinear):
             yield name, [module.weight]
         elif isinstance(module, LowRankExperts):
             pairs: Any = module.lowrank
-            yield from ((f"{name}.{key}", list(pair.A.double() @ pair.B.double())) for key, pair in pairs.items())
+            yield from ((f"{name}.{key}", list(pair.multiplied_out(torch.double))) for key, pair in pairs.items())
         if is_fused_experts(module):
             for key, value in module.named_parameters(recurse=False):
                 if value.dim() == 3:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lillama.config import ModelConfig
+from lillama.config import FactorForm, ModelConfig
 from lillama.model.blocks import Blocks
 from lillama.model.load import meta_model, resolve_dtype
 from lillama.model.student import Student
@@ -27,7 +27,7 @@ from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
 from lillama.results import COMPRESSED, DENSE
-from lillama.runtime import FactorPair, LowRankExperts, is_fused_experts
+from lillama.runtime import FactorPair, LowRank, LowRankExperts, is_fused_experts
 from lillama.runtime.lillama_modules import Expansion
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -66,16 +66,20 @@ def model_variants(models: Mapping[str, nn.Module]) -> list[Variant]:
 
 
 def random_variants(
-    config: ModelConfig, ranks: Mapping[str, int], cache_dir: Path, device: torch.device
+    config: ModelConfig,
+    ranks: Mapping[str, int],
+    cache_dir: Path,
+    device: torch.device,
+    form: FactorForm = FactorForm.plain,
 ) -> list[Variant]:
     """The configured model and one with these ranks, at their real size with random weights (see :func:`_drawn`).
 
     Each is made on the device when its turn comes and let go of after it: the two never exist at once, and none in
     host memory (but the blocks of a model with ``offload``).
 
-    :param ranks: by target, as a plan has them.
+    :param ranks: by target, as a plan has them. :param form: how the factors are stored.
     """
-    at_work = partial(_drawn, config, cache_dir, device)
+    at_work = partial(_drawn, config, cache_dir, device, form)
     return [Variant(DENSE, partial(at_work, {})), Variant(COMPRESSED, partial(at_work, ranks))]
 
 
@@ -117,12 +121,14 @@ def _alone(model: nn.Module, everything: Sequence[Tensor]) -> Iterator[nn.Module
 
 
 @contextmanager
-def _drawn(config: ModelConfig, cache_dir: Path, device: torch.device, ranks: Mapping[str, int]) -> Iterator[nn.Module]:
+def _drawn(
+    config: ModelConfig, cache_dir: Path, device: torch.device, form: FactorForm, ranks: Mapping[str, int]
+) -> Iterator[nn.Module]:
     """A model with random weights, the same in every turn; with ranks, low-rank modules in the place of those matrices.
 
     It holds none when the context ends, whoever holds it.
     """
-    model = _empty(config, cache_dir, ranks)
+    model = _empty(config, cache_dir, form, ranks)
     try:
         _put(model, CPU if config.offload else device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -137,14 +143,14 @@ def _drawn(config: ModelConfig, cache_dir: Path, device: torch.device, ranks: Ma
         release()
 
 
-def _empty(config: ModelConfig, cache_dir: Path, ranks: Mapping[str, int]) -> nn.Module:
+def _empty(config: ModelConfig, cache_dir: Path, form: FactorForm, ranks: Mapping[str, int]) -> nn.Module:
     """The model in the run's dtype, without weights."""
     known: Any = meta_model(config, cache_dir).config
     auto = AUTO_CLASSES[task_of(config, known)]
     with META:
         model = auto.from_config(known, dtype=resolve_dtype(config), trust_remote_code=config.trust_remote_code)
     if ranks:
-        model = Student(model, blank_modules(model, ranks)).settle()
+        model = Student(model, blank_modules(model, ranks, form)).settle()
     return model.eval().requires_grad_(False)
 
 
@@ -182,4 +188,8 @@ def _draw(model: Any) -> None:
                 setattr(tensor, GIVEN, products)
             else:
                 tensor.fill_(int(name == "weight"))  # for a model with code of its own, whose norms nobody else sets
+        if isinstance(module, LowRank) and (order := list(module.orders())):
+            for pivots, rest in zip(order[::2], order[1::2], strict=True):
+                pivots.copy_(torch.arange(pivots.shape[-1]))
+                rest.copy_(torch.arange(rest.shape[-1]) + pivots.shape[-1])
     model.initialize_weights()

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from lillama.config import FinetuneConfig
 from lillama.data.calibration import Calibration
-from lillama.distill.progress import Session, Stopwatch
+from lillama.distill.progress import ORDERS, Session, Stopwatch
 from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import set_random_state
 from lillama.errors import DivergedError
 from lillama.finetune.objective import Loss, loss_of
 from lillama.finetune.tuned import Tuned
 from lillama.model.inputs import Batch
+from lillama.model.surgery import take_orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ def _begin(tuned: Tuned, optimizer: torch.optim.Optimizer, session: Session) -> 
     with torch.no_grad():
         for name, parameter in tuned.learning.items():
             parameter.copy_(weights[name])
+    if orders := tuned.orders():
+        take_orders(orders, session.start.part(ORDERS, tuned.device))
     optimizer.load_state_dict(session.start.part("optimizer", tuned.device))
     set_random_state(session.start.part("random"))
     position = session.start.position

@@ -10,6 +10,7 @@ from torch import nn
 from lillama.config import FinetuneConfig, Scope, Tune
 from lillama.errors import ConfigError, DivergedError
 from lillama.finetune.adapters import adaptable, add_adapters, merge_adapters
+from lillama.model.surgery import orders_of
 from lillama.runtime import LowRank
 
 OTHER = {Scope.encoder: Scope.decoder, Scope.decoder: Scope.encoder}
@@ -46,6 +47,10 @@ class Tuned:
     def device(self) -> torch.device:
         """Where the model computes."""
         return next(self.model.parameters()).device
+
+    def orders(self) -> dict[str, torch.Tensor]:
+        """The orders of columns of pivoted factors, by a name of their own; they do not learn."""
+        return orders_of(self.model)
 
     @contextmanager
     def in_place(self) -> Iterator[nn.Module]:

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from torch import nn
 from tqdm import tqdm
 
+from lillama.algebra.pivot import pivoted
 from lillama.algebra.spectrum import Factors
-from lillama.config import FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
+from lillama.config import FactorForm, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.data.calibration import Calibration
 from lillama.init.feature import feature_start
 from lillama.init.kfac import kfac_start
@@ -52,6 +53,7 @@ def start_factors(
     data: Calibration | None,
     config: InitConfig,
     *,
+    form: FactorForm = FactorForm.plain,
     cache: FactorCache | None = None,
     progress: bool = False,
     notes: StartNotes | None = None,
@@ -60,6 +62,7 @@ def start_factors(
 
     :param teacher: the dense model. :param ranks: name of a matrix to its rank.
     :param data: calibration tokens; only a start that looks at data needs them.
+    :param form: how the factors are stored; the product of the two does not depend on it.
     :param notes: takes what the start knows beside its factors.
     :param cache: holds factorisations of this model between runs; the factors are the same bits with and without it.
     :raises LookupError: for a name that is no matrix of the model.
@@ -68,7 +71,8 @@ def start_factors(
         teacher, ranks, config, data=data, cache=cache, progress=progress, notes=notes or StartNotes()
     )
     with closing(started):  # a failure on the way lets other processes go on
-        factors = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
+        bar = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
+        factors = ((name, pivoted(pair)) for name, pair in bar) if form is FactorForm.pivoted else bar
         modules = low_rank_modules(teacher, factors, keep_bias=config.keep_bias)
     order = dict.fromkeys(owner(teacher, name)[0] for name in ranks)
     return {name: modules[name] for name in order}

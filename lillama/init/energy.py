@@ -6,6 +6,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lillama.algebra.spectrum import FeatureSpectrum
+from lillama.config import FactorForm
 from lillama.data.calibration import Calibration
 from lillama.init.feature import feature_spectra
 from lillama.init.spectra import FactorCache
@@ -17,6 +18,7 @@ def output_energies(
     data: Calibration,
     *,
     floor: float,
+    form: FactorForm = FactorForm.plain,
     cache: FactorCache | None = None,
     progress: bool = False,
 ) -> dict[str, list[float]]:
@@ -27,9 +29,11 @@ def output_energies(
     where none was reached.
 
     :param data: the calibration tokens, all of which count. :param floor: of their moments.
+    :param form: of the factors that are planned.
     :param cache: where ``init=feature`` with the same tokens and floor finds the same spectra.
     """
-    made = feature_spectra(teacher, dict.fromkeys(names, 1), data, floor=floor, cache=cache, progress=progress)
+    ranks = dict.fromkeys(names, 1)
+    made = feature_spectra(teacher, ranks, data, floor=floor, cache=cache, progress=progress, form=form)
     bar = tqdm(made, total=len(names), desc="spectra", unit="matrix", disable=not progress)
     found = {name: energies_of(spectrum) for name, spectrum in bar}
     return {name: found[name] for name in names}

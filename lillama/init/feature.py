@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lillama.algebra.factorize import embedding_spectrum, feature_spectrum, moment_root, stacked_spectra
 from lillama.algebra.moments import Moment
 from lillama.algebra.spectrum import Factors, FeatureSpectrum
-from lillama.config import FeatureConfig, InitConfig
+from lillama.config import FactorForm, FeatureConfig, InitConfig
 from lillama.data.calibration import Calibration
 from lillama.init.moments import InputMoment, input_moments, moment_groups
 from lillama.init.notes import StartNotes
@@ -46,15 +46,17 @@ def feature_spectra(
     floor: float,
     cache: FactorCache | None,
     progress: bool,
+    form: FactorForm = FactorForm.plain,
 ) -> Iterator[tuple[str, FeatureSpectrum]]:
     """The spectrum of every named matrix, of which its rank can be cut; those in the cache come first.
 
     :param data: the calibration tokens, all of which count. :param floor: of their moments (:func:`ridge`).
+    :param form: of the factors that may be cut from what is kept.
     """
-    columns = kept_columns(teacher, ranks)
+    columns = kept_columns(teacher, ranks, form)
     work = _Work(teacher, data, floor, columns, progress)
     key = ["feature", floor, data.hash] if cache is not None else []
-    return spectra(Method(key, work.compute, work.restore), columns, cache)
+    return spectra(Method(key, work.compute, work.restore), ranks, cache)
 
 
 @dataclass(frozen=True, slots=True)

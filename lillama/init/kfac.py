@@ -22,7 +22,7 @@ from lillama.algebra.two_sided import (
     stacked,
     two_sided_spectrum,
 )
-from lillama.config import InitConfig, KfacConfig, Place
+from lillama.config import FactorForm, InitConfig, KfacConfig, Place
 from lillama.data.calibration import Calibration
 from lillama.init.curvature import Curvature, LossMean, curvatures
 from lillama.init.notes import StartNotes
@@ -61,12 +61,16 @@ def kfac_spectra(
     *,
     cache: FactorCache | None,
     progress: bool,
+    form: FactorForm = FactorForm.plain,
 ) -> Iterator[tuple[str, TwoSidedSpectrum]]:
-    """Yield the spectrum of every named matrix, of which its rank can be cut; those in the cache come first."""
-    columns, seen = kept_columns(teacher, ranks), data.head(config.tokens)
+    """Yield the spectrum of every named matrix, of which its rank can be cut; those in the cache come first.
+
+    :param form: of the factors that may be cut from what is kept.
+    """
+    columns, seen = kept_columns(teacher, ranks, form), data.head(config.tokens)
     work = _Work(teacher, seen, config, columns, None if cache is None else cache.cache.root, progress)
     key = ["kfac", seen.hash, *_settings(config)] if cache is not None else []
-    return spectra(Method(key, work.compute, work.restore), columns, cache)
+    return spectra(Method(key, work.compute, work.restore), ranks, cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def loss_spectra(
     data: Calibration,
     config: KfacConfig,
     *,
+    form: FactorForm = FactorForm.plain,
     cache: FactorCache | None = None,
     progress: bool = False,
 ) -> LossSpectra:
@@ -90,7 +95,8 @@ def loss_spectra(
 
     Fused experts share one rank, so theirs are summed over the experts.
     """
-    made = kfac_spectra(teacher, dict.fromkeys(names, 1), data, config, cache=cache, progress=progress)
+    ranks = dict.fromkeys(names, 1)
+    made = kfac_spectra(teacher, ranks, data, config, cache=cache, progress=progress, form=form)
     values, loss = dict[str, list[float]](), 0.0
     for name, spectrum in tqdm(made, total=len(names), desc="spectra", unit="matrix", disable=not progress):
         own = reached_values(spectrum)

@@ -1,13 +1,14 @@
 """Measure what cutting each matrix alone costs, for ``strategy=measured``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lillama.config import MeasuredRanksConfig
+from lillama.config import FactorForm, MeasuredRanksConfig
 from lillama.data.calibration import Calibration
 from lillama.init.energy import energies_of
 from lillama.init.feature import feature_spectra
@@ -26,6 +27,7 @@ def measured_energies(
     data: Calibration,
     config: MeasuredRanksConfig,
     *,
+    form: FactorForm = FactorForm.plain,
     cache: FactorCache | None = None,
     progress: bool = False,
 ) -> dict[str, list[float]]:
@@ -37,7 +39,8 @@ def measured_energies(
     batches = _first(data, config.sequences, next(teacher.parameters()).device)
     dense = [_log_probabilities(teacher, batch) for batch in batches]
     seen = data.head(config.tokens)
-    made = feature_spectra(teacher, dict.fromkeys(names, 1), seen, floor=config.floor, cache=cache, progress=progress)
+    options: dict[str, Any] = {"floor": config.floor, "form": form, "cache": cache, "progress": progress}
+    made = feature_spectra(teacher, dict.fromkeys(names, 1), seen, **options)
     found = {}
     for name, spectrum in tqdm(made, total=len(names), desc="measured", unit="matrix", disable=not progress):
         rank = _probed(matrix(teacher, name), config.probe)

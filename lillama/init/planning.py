@@ -5,7 +5,15 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import InitConfig, KfacConfig, KfacRanksConfig, MeasuredRanksConfig, SpectrumConfig, StrategyConfig
+from lillama.config import (
+    FactorForm,
+    InitConfig,
+    KfacConfig,
+    KfacRanksConfig,
+    MeasuredRanksConfig,
+    SpectrumConfig,
+    StrategyConfig,
+)
 from lillama.data.calibration import Calibration
 from lillama.init.energy import output_energies
 from lillama.init.kfac import loss_spectra
@@ -20,14 +28,16 @@ def plan_spectra(
     strategy: StrategyConfig,
     init: InitConfig,
     *,
+    form: FactorForm,
     cache: FactorCache | None,
     progress: bool,
 ) -> tuple[Mapping[str, Sequence[float]], float | None]:
     """Return the values of the named matrices that a strategy plans by, and the dense model's loss if it is known.
 
     :param init: the start, whose moments ``strategy=kfac`` shares; of another start it has those of its defaults.
+    :param form: how factors will be stored.
     """
-    options: dict[str, Any] = {"cache": cache, "progress": progress}
+    options: dict[str, Any] = {"form": form, "cache": cache, "progress": progress}
     match strategy:
         case SpectrumConfig():
             seen = data.head(strategy.tokens)

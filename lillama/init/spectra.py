@@ -13,7 +13,7 @@ from lillama.algebra.ranks import largest_saving_rank
 from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
 from lillama.algebra.two_sided import TwoSidedSpectrum
 from lillama.cache import Cache
-from lillama.config import ModelConfig, Weights
+from lillama.config import FactorForm, ModelConfig, Weights
 from lillama.model.load import model_identity, resolve_device, resolve_dtype
 from lillama.model.surgery import matrix
 from lillama.provenance import digest
@@ -58,43 +58,47 @@ class Method(Generic[Spectrum]):
     restore: Callable[[str, Mapping[str, Tensor]], Spectrum]
 
 
-def kept_columns(teacher: nn.Module, ranks: Mapping[str, int]) -> dict[str, int]:
-    """How many columns of each matrix's factorisation are kept: those that may save parameters, or all for more."""
+def kept_columns(teacher: nn.Module, ranks: Mapping[str, int], form: FactorForm = FactorForm.plain) -> dict[str, int]:
+    """How many columns of each matrix's factorisation are kept: those that may save parameters, or all for more.
+
+    Of a start that is at most as many as plain factors could save by, so that both forms share what is kept, but where
+    its rank is above; a plan of pivoted factors asks for all that those may need.
+    """
     columns = {}
     for name, rank in ranks.items():
         out_features, in_features = matrix(teacher, name).shape[-2:]
-        saving = largest_saving_rank((out_features, in_features))
+        saving = largest_saving_rank((out_features, in_features), form)
         columns[name] = saving if rank <= saving else min(out_features, in_features)
     return columns
 
 
 def spectra(
-    method: Method[Spectrum], columns: Mapping[str, int], cache: FactorCache | None
+    method: Method[Spectrum], ranks: Mapping[str, int], cache: FactorCache | None
 ) -> Iterator[tuple[str, Spectrum]]:
-    """The spectrum of every matrix, those in the cache first, each with at least these columns.
+    """The spectrum of every matrix, those in the cache first, each with at least the columns of its rank.
 
     What is missing is made by one process at a time, and kept as soon as it is made: a killed start goes on from there.
     """
     if cache is None:
-        yield from method.compute(list(columns))
+        yield from method.compute(list(ranks))
         return
-    held = _Held(method, columns, cache)
-    missing = yield from held.read(list(columns))
+    held = _Held(method, ranks, cache)
+    missing = yield from held.read(list(ranks))
     if missing:
         with cache.cache.lock(digest(held.key)[:32], "the same factorisations"):
             missing = yield from held.read(missing)
             for name, spectrum in method.compute(missing) if missing else ():
                 held.write(name, spectrum)
                 yield name, spectrum
-    log.info("start: %d of %d factorisations from the cache", len(columns) - len(missing), len(columns))
+    log.info("start: %d of %d factorisations from the cache", len(ranks) - len(missing), len(ranks))
 
 
 class _Held(Generic[Spectrum]):
     """The entries of one method and model."""
 
-    def __init__(self, method: Method[Spectrum], columns: Mapping[str, int], cache: FactorCache) -> None:
+    def __init__(self, method: Method[Spectrum], ranks: Mapping[str, int], cache: FactorCache) -> None:
         self.method = method
-        self.columns = columns
+        self.ranks = ranks
         self.cache = cache.cache
         self.key = [FACTOR_FORMAT, cache.identity, *method.key]
 
@@ -104,7 +108,7 @@ class _Held(Generic[Spectrum]):
         for name in names:
             tensors = self.cache.read(KIND, self._entry(name), _tensors)
             spectrum = None if tensors is None else self.method.restore(name, tensors)
-            if spectrum is None or spectrum.columns < self.columns[name]:
+            if spectrum is None or spectrum.columns < self.ranks[name]:
                 missing.append(name)
             else:
                 yield name, spectrum

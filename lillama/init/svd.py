@@ -35,5 +35,5 @@ def svd_start(
         device = matrix_at_work(teacher, name).device
         return SvdSpectrum(**{part: tensor.to(device) for part, tensor in tensors.items()})
 
-    for name, spectrum in spectra(Method(["svd"], compute, restore), columns, cache):
+    for name, spectrum in spectra(Method(["svd"], compute, restore), ranks, cache):
         yield name, spectrum.cut(ranks[name], symmetric=config.split is Split.symmetric)

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from lillama.config import FactorForm
 from lillama.errors import DivergedError
 from lillama.model.blocks import Blocks
-from lillama.model.surgery import blank_modules, student_blocks
+from lillama.model.surgery import blank_modules, orders_of, student_blocks
 from lillama.runtime import LowRank
 
 
@@ -36,6 +37,11 @@ class Student:
             for module in block.modules():
                 if isinstance(module, LowRank):
                     yield from module.factor_parameters()
+
+    def orders(self) -> dict[str, torch.Tensor]:
+        """The orders of columns of pivoted factors, by a name of their own: what no block learns."""
+        found = {index: orders_of(block) for index, block in self.blocks.items()}
+        return {f"{index}.{name}": order for index, orders in found.items() for name, order in orders.items()}
 
     def widen(self, parameters: Iterable[nn.Parameter]) -> None:
         """Keep these parameters in float32 while they learn (master weights)."""
@@ -100,9 +106,9 @@ class Student:
 
 
 @torch.no_grad()
-def random_student(teacher: nn.Module, ranks: Mapping[str, int]) -> Student:
+def random_student(teacher: nn.Module, ranks: Mapping[str, int], form: FactorForm = FactorForm.plain) -> Student:
     """A student whose factors are normal numbers of a scale that keeps activations finite, drawn on the device."""
-    student = Student(teacher, blank_modules(teacher, ranks))
+    student = Student(teacher, blank_modules(teacher, ranks, form))
     for parameter in student.factor_parameters():
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5)

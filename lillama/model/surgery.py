@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.factorize import Factors
+from lillama.config import FactorForm
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.visit import visit_like
 from lillama.runtime import (
+    PIVOTED,
+    PLAIN,
     LowRank,
     LowRankConfig,
     LowRankEmbedding,
@@ -76,17 +79,24 @@ def low_rank_modules(
             modules[module] = _filled(model.get_submodule(module), pair, keep_bias)
         else:
             home = matrix(model, name)
-            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(home), pair.b.to(home))
+            order = (None if part is None else part.to(home.device) for part in pair[2:])
+            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(home), pair.b.to(home), *order)
     return modules | {name: _filled_experts(model.get_submodule(name), pairs) for name, pairs in fused.items()}
 
 
-def blank_modules(model: nn.Module, ranks: Mapping[str, int], *, keep_bias: bool = True) -> dict[str, LowRank]:
-    """Low-rank modules of a plan whose factors are zeros, for weights that come from elsewhere."""
+def blank_modules(
+    model: nn.Module, ranks: Mapping[str, int], form: FactorForm = FactorForm.plain, *, keep_bias: bool = True
+) -> dict[str, LowRank]:
+    """Low-rank modules of a plan whose factors are zeros, for weights (and orders) that come from elsewhere."""
+    is_pivoted = form is FactorForm.pivoted
 
     def zeros(name: str, rank: int) -> Factors:
         weight = matrix(model, name)
         *experts, out_features, in_features = weight.shape
-        return Factors(weight.new_zeros(*experts, out_features, rank), weight.new_zeros(*experts, rank, in_features))
+        inner = in_features - (rank if is_pivoted else 0)
+        a, b = weight.new_zeros(*experts, out_features, rank), weight.new_zeros(*experts, rank, inner)
+        columns = torch.arange(in_features, dtype=torch.int32, device=weight.device).expand(*experts, -1)
+        return Factors(a, b, *(columns.tensor_split([rank], -1) if is_pivoted else ()))
 
     blank = ((name, zeros(name, rank)) for name, rank in ranks.items())
     return low_rank_modules(model, blank, keep_bias=keep_bias)
@@ -94,11 +104,17 @@ def blank_modules(model: nn.Module, ranks: Mapping[str, int], *, keep_bias: bool
 
 @torch.no_grad()
 def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
-    rank = factors.b.shape[0]
-    embedding = isinstance(dense, nn.Embedding)
-    module: Any = empty_embedding(dense, rank) if embedding else empty_linear(dense, rank, bias=keep_bias)
+    embedding, is_pivoted = isinstance(dense, nn.Embedding), factors.pivots is not None
+    module: Any = (
+        empty_embedding(dense, factors.rank, pivoted=is_pivoted)
+        if embedding
+        else empty_linear(dense, factors.rank, bias=keep_bias, pivoted=is_pivoted)
+    )
     module.A.weight.copy_(factors.a)
     module.B.weight.copy_(factors.b)
+    if is_pivoted:
+        module.pivots.copy_(factors.pivots)
+        module.rest.copy_(factors.rest)
     if not embedding and module.bias is not None:
         module.bias.copy_(dense.bias)
     return module
@@ -107,7 +123,8 @@ def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
 @torch.no_grad()
 def _filled_experts(dense: nn.Module, factors: Mapping[str, Factors]) -> LowRank:
     """Experts with these factors; what stays dense is a copy, so that it may learn."""
-    module: Any = LowRankExperts(dense, {name: pair.b.shape[-2] for name, pair in factors.items()})
+    is_pivoted = any(pair.pivots is not None for pair in factors.values())
+    module: Any = LowRankExperts(dense, {name: pair.rank for name, pair in factors.items()}, pivoted=is_pivoted)
     for name, parameter in list(module.named_parameters(recurse=False)):
         module.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
     for name, child in list(dense.named_children()):
@@ -115,13 +132,28 @@ def _filled_experts(dense: nn.Module, factors: Mapping[str, Factors]) -> LowRank
     for name, pair in factors.items():
         module.lowrank[name].A.copy_(pair.a)
         module.lowrank[name].B.copy_(pair.b)
+        if is_pivoted:
+            module.lowrank[name].pivots.copy_(pair.pivots)
+            module.lowrank[name].rest.copy_(pair.rest)
     return module
 
 
-def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias: bool = False) -> LowRankConfig:
-    """The ranks of a plan sorted by kind of module, as a checkpoint holds them.
+def orders_of(model: nn.Module) -> dict[str, Tensor]:
+    """The orders of columns that pivoted factors come with, by a name of their own; the model's, not copies."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
+    return {f"{name}.{place}": order for name, module in modules for place, order in enumerate(module.orders())}
 
-    :param model: the dense or the compressed model. :raises LookupError: for a name that it does not have.
+
+def take_orders(orders: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> None:
+    """Give orders of columns the values that they had; factors that were learnt in one mean nothing in another."""
+    for name, order in orders.items():
+        order.copy_(known[name])
+
+
+def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias: bool = False) -> LowRankConfig:
+    """The ranks of a plan sorted by kind of module, and how the factors are stored, as a checkpoint holds them.
+
+    :param model: the compressed model. :raises LookupError: for a name that it does not have.
     """
     linear, embedding = dict[str, int](), dict[str, int]()
     experts: dict[str, dict[str, int]] = {}
@@ -134,7 +166,14 @@ def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias:
             continue
         place = embedding if isinstance(module, nn.Embedding | LowRankEmbedding) else linear
         place[name] = rank
-    return LowRankConfig(linear=linear, embedding=embedding, experts=experts, without_bias=without_bias)
+    is_pivoted = any(isinstance(module, LowRank) and module.pivoted for module in model.modules())
+    return LowRankConfig(
+        linear=linear,
+        embedding=embedding,
+        experts=experts,
+        without_bias=without_bias,
+        factors=PIVOTED if is_pivoted else PLAIN,
+    )
 
 
 def student_blocks(blocks: Blocks, modules: Mapping[str, LowRank]) -> dict[int, nn.Module]:

@@ -4,10 +4,12 @@
 package but each other, know no architecture, and carry the project's name: they lie among a model's other files.
 """
 
-from lillama.runtime.lillama_experts import FactorPair, LowRankExperts, expert_matrices, is_fused_experts
+from lillama.runtime.lillama_experts import FactorPair, LowRankExperts, PivotedPair, expert_matrices, is_fused_experts
 from lillama.runtime.lillama_format import (
     FORMAT_VERSION,
     METHOD,
+    PIVOTED,
+    PLAIN,
     LowRankConfig,
     empty_embedding,
     empty_linear,
@@ -16,12 +18,15 @@ from lillama.runtime.lillama_format import (
     merge,
     tied_head,
 )
-from lillama.runtime.lillama_modules import FactoredWeight, LowRank, LowRankEmbedding, LowRankLinear
+from lillama.runtime.lillama_modules import FactoredWeight, LowRank, LowRankEmbedding, LowRankLinear, product
+from lillama.runtime.lillama_pivoted import PivotedEmbedding, PivotedLinear
 from lillama.runtime.lillama_plugin import RUNTIME_FILES, LowRankQuantizer, mark, register
 
 __all__ = [
     "FORMAT_VERSION",
     "METHOD",
+    "PIVOTED",
+    "PLAIN",
     "RUNTIME_FILES",
     "FactorPair",
     "FactoredWeight",
@@ -31,6 +36,9 @@ __all__ = [
     "LowRankExperts",
     "LowRankLinear",
     "LowRankQuantizer",
+    "PivotedEmbedding",
+    "PivotedLinear",
+    "PivotedPair",
     "empty_embedding",
     "empty_linear",
     "expert_matrices",
@@ -39,6 +47,7 @@ __all__ = [
     "is_fused_experts",
     "mark",
     "merge",
+    "product",
     "register",
     "tied_head",
 ]

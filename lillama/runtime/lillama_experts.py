@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lillama_modules import LowRank
+from .lillama_modules import LowRank, product, register_order
 
 ALIGNMENT = 16  # bytes; what a grouped matrix product asks of strides
 Product = Callable[[Tensor, Tensor], Tensor]  # rows [n, in] and weights [E, out, in] to rows [n, out]
@@ -23,9 +23,30 @@ class FactorPair(nn.Module):
         self.A = nn.Parameter(weights.new_empty(experts, out_features, rank))
         self.B = nn.Parameter(weights.new_empty(experts, rank, in_features))
 
-    def forward(self, rows: Tensor, product: Product) -> Tensor:
-        """Rows [n, in], sorted by expert, through B and A [n, out]."""
-        return product(product(rows, self.B), self.A)
+    def forward(self, rows: Tensor, experts: Tensor, times: Product) -> Tensor:
+        """Rows [n, in], sorted by expert, of the experts [n], through B and A [n, out]."""
+        return times(times(rows, self.B), self.A)
+
+    def multiplied_out(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The product of the factors [E, out, in], in these numbers."""
+        return product(self.A.to(dtype or self.A.dtype), self.B.to(dtype or self.B.dtype))
+
+
+class PivotedPair(FactorPair):
+    """Pivoted factors, B [E, r, in - r]; every expert has its own ``pivots`` [E, r] and ``rest`` [E, in - r]."""
+
+    def __init__(self, weights: Tensor, rank: int) -> None:
+        super().__init__(weights, rank)
+        experts, _, in_features = weights.shape
+        self.B = nn.Parameter(weights.new_empty(experts, rank, in_features - rank))
+        register_order(self, in_features, rank, weights.device, experts)
+
+    def forward(self, rows: Tensor, experts: Tensor, times: Product) -> Tensor:
+        pivots, rest = (rows.gather(1, columns[experts].long()) for columns in (self.pivots, self.rest))
+        return times(pivots + times(rest, self.B), self.A)
+
+    def multiplied_out(self, dtype: torch.dtype | None = None) -> Tensor:
+        return product(self.A.to(dtype or self.A.dtype), self.B.to(dtype or self.B.dtype), self.pivots, self.rest)
 
 
 class LowRankExperts(LowRank):
@@ -34,8 +55,9 @@ class LowRankExperts(LowRank):
     The dense module's own settings, activation and gating come along; what stays dense keeps its name.
     """
 
-    def __init__(self, dense: Any, ranks: Mapping[str, int]) -> None:
+    def __init__(self, dense: Any, ranks: Mapping[str, int], *, pivoted: bool = False) -> None:
         super().__init__()
+        self.pivoted = pivoted
         self.__dict__.update({key: value for key, value in vars(dense).items() if key not in vars(self)})
         self._gating = type(dense)._apply_gate
         for name, child in dense.named_children():
@@ -43,7 +65,8 @@ class LowRankExperts(LowRank):
         for name, parameter in dense.named_parameters(recurse=False):
             if name not in ranks:
                 self.register_parameter(name, parameter)
-        self.lowrank = nn.ModuleDict({name: FactorPair(expert_matrices(dense, name), ranks[name]) for name in ranks})
+        pair = PivotedPair if pivoted else FactorPair
+        self.lowrank = nn.ModuleDict({name: pair(expert_matrices(dense, name), ranks[name]) for name in ranks})
 
     def factor_parameters(self) -> Iterator[nn.Parameter]:
         yield from self.lowrank.parameters()
@@ -75,14 +98,14 @@ class LowRankExperts(LowRank):
 
         :param experts: the rows' experts [n]. :param ends: where each expert's rows end [E].
         """
-        product = partial(self._product, ends)
+        times = partial(self._times, ends)
         dense = name not in self.lowrank
         # A pair is called as a module, so that whoever moves weights at a module's call (offloading) finds it.
-        out = product(rows, expert_matrices(self, name)) if dense else self.lowrank[name](rows, product)
+        out = times(rows, expert_matrices(self, name)) if dense else self.lowrank[name](rows, experts, times)
         own: Any = self
         return out + getattr(self, f"{name}_bias")[experts] if own.has_bias else out
 
-    def _product(self, ends: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def _times(self, ends: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """Rows [n, in] by weights [E, out, in]: the experts one by one, or in one grouped product."""
         own: Any = self
         if own.config._experts_implementation != "eager":

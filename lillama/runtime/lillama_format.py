@@ -9,10 +9,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .lillama_experts import LowRankExperts
-from .lillama_modules import LowRankEmbedding, LowRankLinear
+from .lillama_modules import ORDER, LowRankEmbedding, LowRankLinear
+from .lillama_pivoted import PivotedEmbedding, PivotedLinear
 
 METHOD = "lillama"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 2: experts and embeddings; 3: how factors are stored
+PLAIN, PIVOTED = "plain", "pivoted"
 
 
 class LowRankConfig(QuantizationConfigMixin):
@@ -20,9 +22,10 @@ class LowRankConfig(QuantizationConfigMixin):
 
     :param linear: module name to rank; Conv1D modules count as linear. :param embedding: the same for embeddings.
     :param experts: module name to {parameter: rank}. :param without_bias: the replaced linears lost their biases.
+    :param factors: how all of them are stored, ``plain`` (as in every older format) or ``pivoted``.
     :param stock: the configuration of a stock quantizer that the factors went through; a dictionary where they are
         already stored so.
-    :raises ValueError: for a checkpoint of a newer format.
+    :raises ValueError: for a checkpoint of a newer format, or of factors that are stored in an unknown way.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class LowRankConfig(QuantizationConfigMixin):
         embedding: Mapping[str, int] | None = None,
         experts: Mapping[str, Mapping[str, int]] | None = None,
         without_bias: bool = False,
+        factors: str = PLAIN,
         stock: Any = None,
         format_version: int = FORMAT_VERSION,
         **_: Any,
@@ -41,12 +45,15 @@ class LowRankConfig(QuantizationConfigMixin):
                 f"this checkpoint has format_version {format_version}; this lillama reads up to {FORMAT_VERSION}:"
                 " upgrade it"
             )
+        if factors not in (PLAIN, PIVOTED):
+            raise ValueError(f"this checkpoint has factors {factors!r}, which are neither {PLAIN} nor {PIVOTED}")
         self.quant_method: Any = METHOD
         self.format_version = format_version
         self.linear = dict(linear or {})
         self.embedding = dict(embedding or {})
         self.experts = {module: dict(ranks) for module, ranks in (experts or {}).items()}
         self.without_bias = without_bias
+        self.factors = factors
         self.stock = stock
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +61,11 @@ class LowRankConfig(QuantizationConfigMixin):
         values = {key: value for key, value in vars(self).items() if key != "stock"}
         stock = self.stock if isinstance(self.stock, dict) or self.stock is None else self.stock.to_dict()
         return values | ({"stock": stock} if stock else {})
+
+    @property
+    def pivoted(self) -> bool:
+        """Whether r columns of every B are the identity, which is not stored."""
+        return self.factors == PIVOTED
 
     @property
     def guards(self) -> list[str]:
@@ -73,15 +85,16 @@ def install(model: Any, config: LowRankConfig) -> list[str]:
     installed = []
     for name, rank in config.linear.items():
         if (place := local_name(model, name)) is not None:
-            put(model, place, empty_linear(model.get_submodule(place), rank, bias=not config.without_bias))
+            dense = model.get_submodule(place)
+            put(model, place, empty_linear(dense, rank, bias=not config.without_bias, pivoted=config.pivoted))
             installed.append(place)
     for name, rank in config.embedding.items():
         if (place := local_name(model, name)) is not None:
-            put(model, place, empty_embedding(model.get_submodule(place), rank))
+            put(model, place, empty_embedding(model.get_submodule(place), rank, pivoted=config.pivoted))
             installed += [place, *tie_head(model, place)]
     for name, ranks in config.experts.items():
         if (place := local_name(model, name)) is not None:
-            put(model, place, LowRankExperts(model.get_submodule(place), ranks))
+            put(model, place, LowRankExperts(model.get_submodule(place), ranks, pivoted=config.pivoted))
             installed.append(place)
     return installed
 
@@ -123,7 +136,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def empty_linear(dense: Any, rank: int, *, bias: bool = True) -> LowRankLinear:
+def empty_linear(dense: Any, rank: int, *, bias: bool = True, pivoted: bool = False) -> LowRankLinear:
     """A low-rank linear in the shape of a Linear or Conv1D, its weights yet to be filled.
 
     :raises LookupError: for a module of another kind.
@@ -132,10 +145,11 @@ def empty_linear(dense: Any, rank: int, *, bias: bool = True) -> LowRankLinear:
         raise LookupError(f"a {type(dense).__name__} is no linear")
     in_features, out_features = dense.weight.shape if isinstance(dense, Conv1D) else dense.weight.shape[::-1]
     place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
-    return LowRankLinear(in_features, out_features, rank, bias=bias and dense.bias is not None, **place)
+    kind = PivotedLinear if pivoted else LowRankLinear
+    return kind(in_features, out_features, rank, bias=bias and dense.bias is not None, **place)
 
 
-def empty_embedding(dense: Any, rank: int) -> LowRankEmbedding:
+def empty_embedding(dense: Any, rank: int, *, pivoted: bool = False) -> LowRankEmbedding:
     """A low-rank embedding in the shape of a dense one.
 
     :raises LookupError: for a module of another kind; embeddings that scale what they give are among those.
@@ -143,7 +157,8 @@ def empty_embedding(dense: Any, rank: int) -> LowRankEmbedding:
     if type(dense) is not nn.Embedding:
         raise LookupError(f"a {type(dense).__name__} is no plain embedding")
     place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
-    return LowRankEmbedding(dense.num_embeddings, dense.embedding_dim, rank, padding_idx=dense.padding_idx, **place)
+    kind = PivotedEmbedding if pivoted else LowRankEmbedding
+    return kind(dense.num_embeddings, dense.embedding_dim, rank, padding_idx=dense.padding_idx, **place)
 
 
 def tied_head(model: Any, embedding: str) -> str | None:
@@ -164,8 +179,9 @@ def tie_head(model: Any, embedding: str) -> list[str]:
 
 
 def note_tie(model: Any, embedding: str, head: str) -> None:
-    """Tell transformers that a head shares both factors of its embedding, instead of one weight."""
-    pairs = {f"{head}.{factor}.weight": f"{embedding}.{factor}.weight" for factor in ("A", "B")}
+    """Tell transformers that a head shares all that its embedding is made of, instead of one weight."""
+    shared = ["A.weight", "B.weight", *(ORDER if model.get_submodule(embedding).pivoted else ())]
+    pairs = {f"{head}.{name}": f"{embedding}.{name}" for name in shared}
     for attribute in ("_tied_weights_keys", "all_tied_weights_keys"):
         keys = dict(getattr(model, attribute, None) or {})
         keys.pop(f"{head}.weight", None)
@@ -174,8 +190,10 @@ def note_tie(model: Any, embedding: str, head: str) -> None:
 
 def head_of(embedding: LowRankEmbedding, dense: Any) -> LowRankLinear:
     """The head that shares an embedding's factors; its bias is the dense head's."""
-    head = empty_linear(dense, embedding.rank)
+    head = empty_linear(dense, embedding.rank, pivoted=embedding.pivoted)
     head.A.weight, head.B.weight = embedding.A.weight, embedding.B.weight
+    if embedding.pivoted:
+        head.pivots, head.rest = embedding.pivots, embedding.rest
     if head.A.bias is not None and not head.A.bias.is_meta:
         with torch.no_grad():
             head.A.bias.copy_(dense.bias)
@@ -210,7 +228,7 @@ def merge(model: Any, config: LowRankConfig) -> Any:
 
 
 def _merged(factors: Any, dense: Any) -> nn.Module:
-    weight = factors.A.weight @ factors.B.weight
+    weight = factors.multiplied_out()
     dense.weight = nn.Parameter(weight.T.contiguous() if isinstance(dense, Conv1D) else weight)
     if getattr(dense, "bias", None) is not None:
         lost = factors.bias is None  # the biases of a model compressed without them are zero
@@ -225,6 +243,6 @@ def _merged_experts(factors: Any, dense: Any) -> nn.Module:
         if name != "lowrank":
             setattr(dense, name, child)
     for name, pair in factors.lowrank.items():
-        weights = pair.A @ pair.B
+        weights = pair.multiplied_out()
         setattr(dense, name, nn.Parameter(weights.transpose(1, 2).contiguous() if dense.is_transposed else weights))
     return dense

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+ORDER = ("pivots", "rest")  # the buffers of pivoted factors
+
 
 class FactoredWeight(Tensor):
-    """A @ B, computed only where arithmetic needs it; dtype, device and shape cost nothing.
+    """The product of two factors, computed only where arithmetic needs it; dtype, device and shape cost nothing.
 
     Some families ask ``linear.weight`` for its dtype at every step, fused kernels read the weight itself.
     """
@@ -22,11 +24,12 @@ class FactoredWeight(Tensor):
     ) | {Tensor.size, Tensor.dim, Tensor.is_floating_point, Tensor.numel}
 
     @staticmethod
-    def __new__(cls, a: Tensor, b: Tensor) -> "FactoredWeight":
-        return Tensor._make_wrapper_subclass(cls, (a.shape[0], b.shape[1]), dtype=a.dtype, device=a.device)
+    def __new__(cls, a: Tensor, b: Tensor, *order: Tensor) -> "FactoredWeight":
+        columns = sum(len(part) for part in order) if order else b.shape[1]
+        return Tensor._make_wrapper_subclass(cls, (a.shape[0], columns), dtype=a.dtype, device=a.device)
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        self.a, self.b = a, b
+    def __init__(self, *parts: Tensor) -> None:
+        self.parts = parts
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -41,39 +44,91 @@ class FactoredWeight(Tensor):
 
 
 def _computed(value: Any) -> Any:
-    return value.a @ value.b if isinstance(value, FactoredWeight) else value
+    return product(*value.parts) if isinstance(value, FactoredWeight) else value
 
 
-def _factored(a: Tensor, b: Tensor) -> Tensor:
-    """A @ B, lazily; a compiler drops a product that nobody uses, and would stumble over a class of its own."""
-    if torch.compiler.is_compiling():
+def product(a: Tensor, b: Tensor, *order: Tensor) -> Tensor:
+    """The matrix of two factors: A B; of pivoted ones A [I B], with the columns put back where they belong.
+
+    :param order: of pivoted factors, which columns are the ``pivots`` [r] and which the ``rest`` [in - r].
+
+    Factors and order of experts have [E] before.
+    """
+    if not order:
         return a @ b
-    return _Product.apply(a, b) if torch.is_grad_enabled() else FactoredWeight(a, b)
+    columns = torch.cat([a, a @ b], -1)
+    return columns.gather(-1, torch.cat(order, -1).argsort(-1).unsqueeze(-2).expand(columns.shape))
+
+
+def _factored(*parts: Tensor) -> Tensor:
+    """The product, lazily; a compiler drops one that nobody uses, and would stumble over a class of its own."""
+    if torch.compiler.is_compiling():
+        return product(*parts)
+    return _Product.apply(*parts) if torch.is_grad_enabled() else FactoredWeight(*parts)
 
 
 class _Product(torch.autograd.Function):
     """The lazy product as a node of the graph: a fused kernel takes it as an input and sends its gradient back."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return FactoredWeight(a, b)
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(*parts)
+        return FactoredWeight(*parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = ctx.saved_tensors
-        return gradient @ b.T, a.T @ gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, *order = ctx.saved_tensors
+        if not order:
+            return gradient @ b.T, a.T @ gradient
+        pivots, rest = (gradient.index_select(1, part) for part in order)
+        return pivots + rest @ b.T, a.T @ rest, None, None
 
 
 class LowRank(nn.Module):
     """A module that stands in the place of a dense one."""
 
+    pivoted = False
+
     def factor_parameters(self) -> Iterator[nn.Parameter]:
         """The factors, and the biases that they carry."""
         raise NotImplementedError
 
+    def orders(self) -> Iterator[Tensor]:
+        """The places of columns that pivoted factors come with: integers that nothing learns."""
+        return (value for name, value in self.named_buffers() if name.rpartition(".")[2] in ORDER)
 
-class LowRankLinear(LowRank):
+
+def register_order(module: nn.Module, features: int, rank: int, device: Any, *experts: int) -> None:
+    """Give pivoted factors the buffers that say which columns are pivots, to be filled: the first ones."""
+    columns = torch.arange(features, dtype=torch.int32, device=device).expand(*experts, features)
+    for name, part in zip(ORDER, columns.tensor_split([rank], -1), strict=True):
+        module.register_buffer(name, part.clone())
+
+
+class _Pair(LowRank):
+    """The factors of one matrix, as children ``A`` and ``B``."""
+
+    A: nn.Module
+    B: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        """The product of the factors, lazily, in the shape of the dense weight [out, in] or [V, d]."""
+        return _factored(*self._factors())
+
+    def multiplied_out(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The product of the factors, in these numbers."""
+        a, b, *order = self._factors()
+        return product(a.to(dtype or a.dtype), b.to(dtype or b.dtype), *order)
+
+    def factor_parameters(self) -> Iterator[nn.Parameter]:
+        yield from (*self.A.parameters(), *self.B.parameters())
+
+    def _factors(self) -> Any:
+        return (self.A.weight, self.B.weight, *((self.pivots, self.rest) if self.pivoted else ()))
+
+
+class LowRankLinear(_Pair):
     """y = A (B x) + bias, with children ``B`` [r, in] and ``A`` [out, r], which carries the bias.
 
     Two plain ``nn.Linear`` children, so that LoRA, quantizers and exporters find what they know.
@@ -84,24 +139,16 @@ class LowRankLinear(LowRank):
         self.in_features = in_features
         self.out_features = out_features
         self.rank = rank
-        self.B = nn.Linear(in_features, rank, bias=False, **factory)
+        self.B = nn.Linear(in_features - (rank if self.pivoted else 0), rank, bias=False, **factory)
         self.A = nn.Linear(rank, out_features, bias=bias, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.A(self.B(x))
 
     @property
-    def weight(self) -> Tensor:
-        """A @ B [out, in], lazily."""
-        return _factored(self.A.weight, self.B.weight)
-
-    @property
     def bias(self) -> Tensor | None:
         """The bias [out], which A carries."""
         return self.A.bias
-
-    def factor_parameters(self) -> Iterator[nn.Parameter]:
-        yield from (*self.A.parameters(), *self.B.parameters())
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
@@ -119,7 +166,7 @@ class Expansion(nn.Module):
         return F.linear(x, self.weight.T)
 
 
-class LowRankEmbedding(LowRank):
+class LowRankEmbedding(_Pair):
     """Row ``id`` of A [V, r] times B [r, d]; a tied head is a :class:`LowRankLinear` with the same two parameters."""
 
     def __init__(
@@ -131,18 +178,10 @@ class LowRankEmbedding(LowRank):
         self.rank = rank
         self.padding_idx = padding_idx
         self.A = nn.Embedding(num_embeddings, rank, padding_idx=padding_idx, **factory)
-        self.B = Expansion(rank, embedding_dim, **factory)
+        self.B = Expansion(rank, embedding_dim - (rank if self.pivoted else 0), **factory)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.B(self.A(ids))
-
-    @property
-    def weight(self) -> Tensor:
-        """A @ B [V, d], lazily."""
-        return _factored(self.A.weight, self.B.weight)
-
-    def factor_parameters(self) -> Iterator[nn.Parameter]:
-        yield from (*self.A.parameters(), *self.B.parameters())
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, rank={self.rank}"

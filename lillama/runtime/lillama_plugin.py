@@ -31,7 +31,10 @@ from transformers.quantizers.base import HfQuantizer
 from .lillama_format import METHOD, LowRankConfig, install, merge, note_tie, tied_head
 
 # A checkpoint carries these beside its weights; transformers follows their relative imports.
-RUNTIME_FILES = ("lillama_modules.py", "lillama_experts.py", "lillama_format.py", "lillama_plugin.py")
+RUNTIME_FILES = (
+    *("lillama_modules.py", "lillama_pivoted.py", "lillama_experts.py"),
+    *("lillama_format.py", "lillama_plugin.py"),
+)
 
 
 class LowRankQuantizer(HfQuantizer):

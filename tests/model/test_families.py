@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
+from lillama.config import DistillConfig, FactorForm, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
 from lillama.data.tokens import TokenBlocks
 from lillama.distill.batch import Lesson, learn_batch, make_learners
 from lillama.init import start_factors
@@ -20,11 +20,13 @@ from lillama.model.student import Student
 from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.runtime import LowRank
+from lillama.strategy.plan import RankPlan
 from tests.families import FAMILIES, batch_for, tiny
 from tests.model.test_student import student_of
 
 WITH_ENDS = ["llama", "opt", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "mamba", "jamba", "modernbert"]
 CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in WITH_ENDS]
+FORMS = [(family, ends, form) for family, ends in CASES for form in FactorForm]
 
 
 def mixed_ranks(model, *, ends=False):
@@ -46,20 +48,20 @@ def perturb_biases(model):
             parameter.add_(0.1 * torch.randn_like(parameter))
 
 
-def compressed(family, *, ends):
+def compressed(family, form, *, ends):
     """A compressed model, its ranks, one batch of its inputs and its logits for them."""
     model = tiny(family)
     perturb_biases(model)
     ranks = mixed_ranks(model, ends=ends)
-    model = student_of(model, ranks).settle()
+    model = student_of(model, ranks, form).settle()
     inputs = model_inputs(model, batch_for(model)).arguments
     return model, ranks, inputs, model(**inputs).logits
 
 
-@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+@pytest.mark.parametrize(("family", "ends", "form"), FORMS, ids=str)
 @torch.no_grad()
-def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
-    model, ranks, inputs, logits = compressed(family, ends=ends)
+def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, form, tmp_path):
+    model, ranks, inputs, logits = compressed(family, form, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#", max_shard_size="20KB")
     loaded = load_checkpoint(tmp_path / "a", attn_implementation="eager")  # raises for any key that does not fit
     torch.testing.assert_close(loaded(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
@@ -71,12 +73,27 @@ def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
     assert shards > 2
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert stored(first) == planned(tiny(family), ranks, form)
 
 
-@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
+def stored(tensors):
+    """The numbers and the integers of a checkpoint's files."""
+    return [sum(t.numel() for t in tensors.values() if t.is_floating_point() is real) for real in (True, False)]
+
+
+def planned(dense, ranks, form):
+    """What a plan says of both."""
+    plan = RankPlan.of(model_shape(dense, TargetsConfig(include=["*"])).factored(form), ranks)
+    told = plan.as_dict()
+    buffers = [b for name, b in dense.named_buffers() if name in dense.state_dict()]
+    extra = [sum(b.numel() for b in buffers if b.is_floating_point() is real) for real in (True, False)]
+    return [told["parameters"] + extra[0], told["indices"]["count"] + extra[1]]
+
+
+@pytest.mark.parametrize(("family", "ends", "form"), FORMS, ids=str)
 @torch.no_grad()
-def test_dequantize_gives_a_plain_dense_model(family, ends, tmp_path):
-    model, ranks, inputs, logits = compressed(family, ends=ends)
+def test_dequantize_gives_a_plain_dense_model(family, ends, form, tmp_path):
+    model, ranks, inputs, logits = compressed(family, form, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#")
     load_checkpoint(tmp_path / "a").dequantize().save_pretrained(tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text())
@@ -89,12 +106,12 @@ def test_dequantize_gives_a_plain_dense_model(family, ends, tmp_path):
     torch.testing.assert_close(dense(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
-def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, ends):
+@pytest.mark.parametrize(("family", "ends", "form"), FORMS, ids=str)
+def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, ends, form):
     model = tiny(family)
     batch = batch_for(model, 4, 16)
     data = FixedBatch(batch)
-    student = Student(model, start_factors(model, mixed_ranks(model, ends=ends), data, FeatureConfig()))
+    student = Student(model, start_factors(model, mixed_ranks(model, ends=ends), data, FeatureConfig(), form=form))
     learners = make_learners(student, DistillConfig(), LossConfig(inputs=Inputs.teacher_student))
 
     def losses(update):

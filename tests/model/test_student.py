@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from lillama.algebra.factorize import svd_factors
+from lillama.algebra.pivot import pivoted
+from lillama.config import FactorForm
 from lillama.errors import DivergedError
 from lillama.model.blocks import Blocks
 from lillama.model.student import Student
@@ -12,16 +14,20 @@ from lillama.runtime import LowRankLinear
 IDS = torch.arange(10, 26).view(2, 8)
 
 
-def student_of(model, ranks):
+def student_of(model, ranks, form=FactorForm.plain):
     """A student with these ranks, started by SVD."""
     factors = ((name, svd_factors(weight=matrix(model, name), rank=rank)) for name, rank in ranks.items())
+    if form is FactorForm.pivoted:
+        factors = ((name, pivoted(pair)) for name, pair in factors)
     return Student(model, low_rank_modules(model, factors))
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @torch.no_grad()
-def test_full_rank_factors_reproduce_the_dense_logits(tiny_model):
+def test_full_rank_factors_reproduce_the_dense_logits(tiny_model, form):
     dense = tiny_model(IDS).logits
-    student = student_of(tiny_model, {target.name: min(target.shape) for target in model_shape(tiny_model).targets})
+    ranks = {target.name: min(target.shape) for target in model_shape(tiny_model).targets}
+    student = student_of(tiny_model, ranks, form)
     with student.in_place() as compressed:
         assert sum(isinstance(module, LowRankLinear) for module in compressed.modules()) == 28
         torch.testing.assert_close(compressed(IDS).logits, dense, atol=1e-4, rtol=1e-4)

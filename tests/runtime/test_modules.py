@@ -2,12 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from lillama.runtime import FactoredWeight, LowRankEmbedding, LowRankLinear, head_of
+from lillama.runtime import FactoredWeight, LowRankEmbedding, LowRankLinear, PivotedEmbedding, PivotedLinear, head_of
 
 
-@pytest.fixture
-def linear():
-    return LowRankLinear(6, 5, 3, bias=True)
+def randomly_ordered(module):
+    if module.pivoted:
+        for part, places in zip(module.orders(), torch.randperm(6).split([3, 3]), strict=True):
+            part.copy_(places)
+    return module
+
+
+@pytest.fixture(params=[LowRankLinear, PivotedLinear])
+def linear(request):
+    return randomly_ordered(request.param(6, 5, 3, bias=True))
 
 
 def test_the_lazy_weight_answers_without_computing(linear, monkeypatch):
@@ -24,7 +31,7 @@ def test_the_lazy_weight_answers_without_computing(linear, monkeypatch):
 
 def test_the_lazy_weight_computes_where_it_is_used(linear):
     x = torch.randn(4, 6)
-    product = linear.A.weight @ linear.B.weight
+    product = multiplied_out(linear)
     assert torch.equal(linear.weight @ x.T, product @ x.T)
     assert torch.equal(nn.functional.linear(x, linear.weight, linear.bias), x @ product.T + linear.bias)
     assert torch.equal(linear.weight.float().T, product.T)
@@ -54,11 +61,22 @@ def test_a_fused_kernel_that_takes_the_weight_trains_the_factors(linear):
     torch.testing.assert_close(by_kernel, (linear.A.weight.grad, linear.B.weight.grad))
 
 
-def test_a_tied_head_shares_the_embeddings_factors():
-    embedding = LowRankEmbedding(10, 6, 3)
+def multiplied_out(linear):
+    """A B, or A [I B] with every column where the order says."""
+    if not linear.pivoted:
+        return linear.A.weight @ linear.B.weight
+    inner = torch.empty(linear.rank, linear.in_features)
+    inner[:, linear.pivots], inner[:, linear.rest] = torch.eye(linear.rank), linear.B.weight.detach()
+    return linear.A.weight @ inner
+
+
+@pytest.mark.parametrize("kind", [LowRankEmbedding, PivotedEmbedding])
+def test_a_tied_head_shares_the_embeddings_factors(kind):
+    embedding = randomly_ordered(kind(10, 6, 3))
     head = head_of(embedding, nn.Linear(6, 10, bias=False))
     assert head.A.weight is embedding.A.weight
     assert head.B.weight is embedding.B.weight
+    assert [id(part) for part in head.orders()] == [id(part) for part in embedding.orders()]
     table = embedding.weight + 0
     ids = torch.tensor([[1, 4, 9]])
     torch.testing.assert_close(embedding(ids), table[ids])
