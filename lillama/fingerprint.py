@@ -69,7 +69,7 @@ def _contents(config: RunConfig) -> list[str | None]:
     perplexity = config.evaluate.perplexity
     texts = [data_identity(config.data), source_identity(perplexity, "evaluate.perplexity")]
     if Stage.finetune in config.stages:
-        texts.append(data_identity(config.finetune.data))
+        texts.append(data_identity(config.finetune_data))
     return [plan, model_identity(config.model), *texts, *_measured_on(config)]
 
 

@@ -93,7 +93,7 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
     return Inputs(
         tokenizer=tokenizer,
         data=_calibration(config, config.data, tokenizer, writer) if config.calibrates else None,
-        tuning=_calibration(config, config.finetune.data, tokenizer, writer) if Stage.finetune in stages else None,
+        tuning=_calibration(config, config.finetune_data, tokenizer, writer) if Stage.finetune in stages else None,
         text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
@@ -148,7 +148,7 @@ def check_runnable(config: RunConfig) -> None:
 
 def _check_writer(config: RunConfig) -> None:
     """Raise a :class:`ConfigError` where the dense model is to write texts that it cannot."""
-    read = [(config.data, config.calibrates), (config.finetune.data, Stage.finetune in config.stages)]
+    read = [(config.data, config.calibrates), (config.finetune_data, Stage.finetune in config.stages)]
     wanted = [data for data, needed in read if needed and writes(data)]
     if wanted:
         writer, cache_dir = config.writer, cache_of(config)

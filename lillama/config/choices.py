@@ -130,6 +130,7 @@ class Source(Enum):
     stdlib_docs = "stdlib_docs"
     speech = "speech"  # a folder of sound files with their transcripts
     mixed = "mixed"  # several of these, with shares (data=mixed)
+    calibration = "calibration"  # of a fine-tuning: what the run calibrates on, with a budget of its own
     generated = "generated"  # what the dense model writes (data=generated)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import LearningRate, Objective, Scope, Tune
+from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
 from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, require
@@ -33,6 +33,16 @@ class FinetuneGeneratedConfig(GeneratedDataConfig):
     """Text of the dense model's own to be fine-tuned on."""
 
     KEY: ClassVar[str] = "finetune.data"
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneCalibrationConfig(FinetuneDataConfig):
+    """The text that the run calibrates on, read as there, up to ``tokens`` of it in blocks of ``seq_len``.
+
+    With the same seed its first tokens are those of the calibration.
+    """
+
+    MAKES: ClassVar[Source | None] = Source.calibration
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
-from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Tune, Weights
+from lillama.config.choices import (
+    MADE_BY_DEFAULT,
+    PLANNED,
+    LoggerKind,
+    OutOfMemory,
+    Parallel,
+    Source,
+    Stage,
+    Tune,
+    Weights,
+)
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
@@ -126,6 +136,14 @@ class RunConfig:
         plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
         starts = Stage.init in stages and isinstance(self.init, FeatureConfig | KfacConfig)
         return plans or starts or Stage.distill in stages
+
+    @property
+    def finetune_data(self) -> DataConfig:
+        """The text of the fine-tuning: its own, or what the run calibrates on."""
+        own = self.finetune.data
+        if own.source is not Source.calibration:
+            return own
+        return replace(self.data, tokens=own.tokens, seq_len=own.seq_len, seed=own.seed)
 
     @property
     def baseline(self) -> ModelConfig | None:

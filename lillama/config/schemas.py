@@ -15,7 +15,13 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
-from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig, FinetuneGeneratedConfig, FinetuneMixedConfig
+from lillama.config.finetune import (
+    FinetuneCalibrationConfig,
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneGeneratedConfig,
+    FinetuneMixedConfig,
+)
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
@@ -73,6 +79,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
     "finetune": {"finetune_schema": FinetuneConfig},
     "finetune/data": {
         "finetune_data_schema": FinetuneDataConfig,
+        "finetune_calibration_schema": FinetuneCalibrationConfig,
         "finetune_mixed_schema": FinetuneMixedConfig,
         "finetune_generated_schema": FinetuneGeneratedConfig,
     },

@@ -9,7 +9,8 @@ from lillama.config.choices import Join, Order, Packing, Source, SystemTurns, Te
 from lillama.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
-MADE = (Source.mixed, Source.generated)  # what is not read, but made; each has a schema of its own
+# What is not read by itself, but made or taken from elsewhere; each has a schema of its own.
+MADE = (Source.mixed, Source.generated, Source.calibration)
 WITHOUT_PATH = (Source.stdlib_docs, *MADE)
 
 

@@ -19,9 +19,9 @@ def check_finetune(config: RunConfig, task: Task, *, compressed: bool) -> None:
     if task is Task.masked_lm:
         raise ConfigError(f"stages: {name} is a {task.name} model and predicts no next token, so not finetune")
     speech = task is Task.speech_seq2seq
-    if speech != (settings.data.source is Source.speech):
+    if speech != (config.finetune_data.source is Source.speech):
         wanted = "speech" if speech else "a text"
-        source = settings.data.source.name
+        source = config.finetune_data.source.name
         raise ConfigError(f"finetune.data.source={source}: {name} is a {task.name} model and needs {wanted}")
     if settings.scope is not Scope.all and task is Task.causal_lm:
         raise ConfigError(f"finetune.scope={settings.scope.name}: {name} is a decoder alone; use all")
