@@ -17,16 +17,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
-from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
+from lillama.errors import ConfigError, Preempted, TeamError, WriteError, disk_trouble
+from lillama.preempt import PREEMPTED
 from lillama.report.summary import plan_table, summary
 from lillama.results import read_json
 
 __all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
-PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
-ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
+ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
 
 class Session:
@@ -46,7 +46,8 @@ class Session:
             config = typed(composed)
             from lillama.pipeline import run  # seconds of torch and transformers, which bad input need not wait for
 
-            result = run(config, folder, hydra.overrides.task)
+            # Of two equal sweeps at a time each waits for the cell that the other one runs, and takes its result.
+            result = run(config, folder, hydra.overrides.task, wait=hydra.mode is RunMode.MULTIRUN)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
@@ -107,6 +108,9 @@ def tell(error: BaseException) -> int:
     if isinstance(error, ONE_LINE_ERRORS):
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
+    if (reason := disk_trouble(error)) is not None:
+        print(f"error: {reason}", file=sys.stderr)
+        return OTHER
     traceback.print_exception(error)
     return OTHER
 

@@ -50,6 +50,7 @@ class Supply:
         """The eigenvalues of the outputs' second moments, for a plan; the model stays for a start that follows."""
         config, data = self.config, self.inputs().data
         assert isinstance(config.strategy, SpectrumConfig) and data is not None
+        self.record.begin()  # all that can be checked before a model is loaded has been
         teacher, seen = self.take_teacher(), data.head(config.strategy.tokens)
         known = self.factors(teacher)
         floor, progress = config.strategy.floor, config.progress

@@ -14,6 +14,7 @@ from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
 from lillama.finetune import Tuned, Update, fine_tune
 from lillama.measure import Measurement
+from lillama.outputs import TUNING_CURVE, TUNING_SNAPSHOTS
 from lillama.preempt import Preemption
 from lillama.record import Record
 
@@ -41,6 +42,7 @@ def tune(measurement: Measurement, model: nn.Module, resumption: Resumption) -> 
     """
     config, record, inputs = measurement.config, measurement.record, measurement.inputs
     assert inputs.tuning is not None
+    record.claim(TUNING_SNAPSHOTS, *TUNING_CURVE)
     with record.stage(NAME):
         torch.manual_seed(config.seed)
         tuned = Tuned(model, config.finetune)
@@ -69,11 +71,14 @@ class LossLine:
     @classmethod
     def of(cls, start: Snapshot | None) -> "LossLine":
         """A new one, or the one that a snapshot holds."""
+        return cls() if start is None else cls.from_state(start.note[NAME]["loss"])
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "LossLine":
+        """The one whose :meth:`state` this is."""
         line = cls()
-        if start is not None:
-            state = start.note[NAME]["loss"]
-            line.tokens, line.steps, line._open = state["tokens"], state["steps"], list(state["open"])
-            line._points = [(tokens, loss) for tokens, loss in state["points"]]
+        line.tokens, line.steps, line._open = int(state["tokens"]), int(state["steps"]), list(state["open"])
+        line._points = [(tokens, loss) for tokens, loss in state["points"]]
         return line
 
     def add(self, update: Update) -> None:
@@ -85,7 +90,7 @@ class LossLine:
             self._open = []
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`of` goes on from, as plain values."""
+        """What :meth:`from_state` goes on from, as plain values."""
         points = [list(point) for point in self._points]
         return {"tokens": self.tokens, "steps": self.steps, "open": list(self._open), "points": points}
 

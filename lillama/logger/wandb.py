@@ -1,16 +1,25 @@
-"""``logger=wandb``: metrics against seen tokens, offline where no API key is set. wandb is imported here only."""
+"""``logger=wandb``: metrics against seen tokens, offline where W&B cannot be used. wandb is imported here only."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from lillama.config import LoggerConfig
 from lillama.errors import ConfigError
 
+log = logging.getLogger(__name__)
+PATIENCE = 20  # seconds for W&B's server to answer; its own 90 would hold up a run without a network
+SERVER = "https://api.wandb.ai"
+
 
 class WandbLogger:
-    """One W&B run a run; its group is the sweep's name and its summary holds the figures of ``results.json``."""
+    """One W&B run a run; its group is the sweep's name and its summary holds the figures of ``results.json``.
+
+    Without a key, or where the server does not answer, it is logged offline, into its folder, and a warning says so.
+    """
 
     def __init__(
         self,
@@ -26,18 +35,28 @@ class WandbLogger:
         except ImportError:
             raise ConfigError("logger=wandb: needs the package wandb (pip install wandb), or use logger=csv") from None
 
-        self._run = wandb.init(
-            project=config.project,
-            group=config.group or group,
-            name=folder.name,
-            id=None if resume is None else resume.get("id"),
-            resume=None if resume is None else "allow",
-            tags=config.tags or None,
-            dir=folder,
-            mode=cast(Any, config.mode) or _default_mode(),
-            config=settings,
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        def begin(mode: str) -> Any:
+            return wandb.init(
+                project=config.project,
+                group=config.group or group,
+                name=folder.name,
+                id=None if resume is None else resume.get("id"),
+                resume=None if resume is None else "allow",
+                tags=config.tags or None,
+                dir=folder,
+                mode=cast(Any, mode),
+                config=settings,
+                settings=wandb.Settings(console="off", silent=True, init_timeout=PATIENCE),
+            )
+
+        mode = _mode(config.mode)
+        try:
+            self._run = begin(mode)
+        except Exception as error:  # noqa: BLE001 - a key that is refused, no network: each in an error of its own
+            if mode == "offline":
+                raise ConfigError(f"logger=wandb: cannot begin ({_one_line(error)}); use logger=csv") from None
+            _say_offline(_one_line(error))
+            self._run = begin("offline")
         self._run.define_metric("tokens")
         self._run.define_metric("*", step_metric="tokens")
 
@@ -55,14 +74,32 @@ class WandbLogger:
         self._run.finish(exit_code=int(failed))
 
 
-def _default_mode() -> Any:
-    """W&B's own choice where the user made one (WANDB_MODE) or has a key; offline otherwise."""
-    chosen = os.environ.get("WANDB_MODE")
-    if chosen or os.environ.get("WANDB_API_KEY") or _has_netrc_key():
+def _mode(asked: str | None) -> str:
+    """The configured mode, else WANDB_MODE, else online; what is online needs a key and is offline without one."""
+    chosen = asked or os.environ.get("WANDB_MODE") or None
+    if chosen not in (None, "online", "shared"):
         return chosen
+    if _has_key():
+        return chosen or "online"
+    if chosen is not None:
+        _say_offline("there is no API key: run `wandb login`, or set WANDB_API_KEY")
     return "offline"
 
 
-def _has_netrc_key() -> bool:
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return file.is_file() and "api.wandb.ai" in file.read_text(errors="replace")
+def _say_offline(reason: str) -> None:
+    log.warning("logger=wandb: logged offline, `wandb sync` sends it later (%s)", reason)
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).netloc
+    try:
+        return host in Path(os.environ.get("NETRC") or "~/.netrc").expanduser().read_text(errors="replace")
+    except (OSError, RuntimeError):  # no such file, or no home
+        return False
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
