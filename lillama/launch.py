@@ -117,11 +117,10 @@ def tell(error: BaseException) -> int:
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; for an unknown key or option, with the legal ones."""
-    text = " ".join(
-        dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error)
-    )
+    told = list(chain_of(error, suppressed=False))
+    text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
-    keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
+    keys = next((legal_keys(part) for part in told if legal_keys(part)), None)
     return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
 
 
@@ -132,12 +131,16 @@ def legal_keys(error: BaseException) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it."""
+def chain_of(error: BaseException, *, suppressed: bool = True) -> Iterator[BaseException]:
+    """An exception and what led to it.
+
+    :param suppressed: what ``raise ... from None`` says is not to be told too.
+    """
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        ends = seen.__suppress_context__ and seen.__cause__ is None and not suppressed
+        seen = None if ends else seen.__cause__ or seen.__context__
 
 
 def let_go(error: BaseException) -> None:

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 # From the ground up; a name stands for a module or a package.
 FLOORS = [
     {"errors", "version", "late"},
-    {"preempt"},
+    {"preempt", "hub"},
     {"config", "provenance", "results", "cells", "cache", "spread"},
     {"algebra", "runtime", "tables", "compose", "outputs"},
     {"model", "machine", "data.rows", "folder", "log_file"},
