@@ -66,7 +66,7 @@ def check_inputs(config: RunConfig, folder: Path) -> None:
     """
     home = folder.resolve()
     for key, value, group in _paths(plain(config)):
-        place = _place(value)
+        place = _place(key, value)
         if place is None:
             continue
         if place != home and place.is_relative_to(home):
@@ -88,12 +88,18 @@ def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{name}", value, values
 
 
-def _place(value: str) -> Path | None:
-    """Where a path leads, links followed; None where there is nothing, for instance for a Hub id."""
+def _place(key: str, value: str) -> Path | None:
+    """Where a path leads, links followed; None where there is nothing, for instance for a Hub id.
+
+    :raises ConfigError: for a home folder that there is not.
+    """
     try:
         place = Path(value).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key}={value}: there is no such home folder; give a path without ~") from None
+    try:
         return place.resolve() if place.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, no home: whoever reads it says so
+    except (OSError, ValueError):  # too long, a NUL: whoever reads it says so
         return None
 
 
