@@ -70,7 +70,7 @@ def test_a_revision_and_a_dataset_are_asked_for_as_such(answers):
 
 
 def test_a_name_that_can_be_none_and_a_user_who_wants_no_network(monkeypatch):
-    with pytest.raises(ConfigError, match="model.path=no such: .* no name that the Hub could have"):
+    with pytest.raises(ConfigError, match=r"model\.path=no such: .* no name that the Hub could have"):
         offline("no such", "model.path")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     lillama.hub._asked.cache_clear()

@@ -142,7 +142,7 @@ def test_a_full_disk_is_noticed_before_anything_is_loaded(tmp_path):
 
 
 def test_a_folder_with_something_in_it_is_replaced_only_when_asked(saved, tokenizer, tmp_path):
-    model, folder = saved
+    model, _ = saved
     own = tmp_path / "models"
     own.mkdir()
     save_checkpoint(model, tokenizer, own, plan={"ranks": RANKS}, card="#")  # an empty one is as good as none
