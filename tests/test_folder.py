@@ -276,4 +276,4 @@ def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path, monkeypatch):
 
 def test_a_home_that_there_is_not(tmp_path):
     with pytest.raises(lillama.errors.ConfigError, match="cache_dir=~nosuchuser/c: there is no such home folder"):
-        run(composed(*PLAN, "cache_dir=~nosuchuser/c"), tmp_path)
+        run(composed(*PLAN, "cache_dir='~nosuchuser/c'"), tmp_path)
