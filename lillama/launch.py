@@ -8,9 +8,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -88,6 +91,28 @@ class Session:
         for name, error in self.failures:
             print(f"  {name}: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
+
+
+class KeepSweeps(Callback):
+    """Refuse a sweep in a folder with another program's ``multirun.yaml``, before Hydra writes its own over it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """End the process with 2: Hydra makes warnings of a callback's exceptions.
+
+        :raises SystemExit: where the file is there and holds no sweep of this package.
+        """
+        file = Path(config.hydra.sweep.dir) / "multirun.yaml"
+        if file.exists() and not _is_our_sweep(file):
+            why = f"hydra.sweep.dir={file.parent}: holds another program's {file.name}; choose another folder"
+            raise SystemExit(tell(ConfigError(why)))
+
+
+def _is_our_sweep(file: Path) -> bool:
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(held, dict) and {"hydra", "strategy", "distill", "evaluate"} <= held.keys()
 
 
 def typed(composed: DictConfig) -> RunConfig:

@@ -121,6 +121,15 @@ def test_the_command_line_leaves_pytests_capture_open(cli):
     assert not file.closed
 
 
+@pytest.mark.parametrize("text", ["hydra: {}\njob: mine\n", "- a list\n", "{ no yaml", "\0"])
+def test_another_programs_sweep_is_not_written_over(text, cli, tmp_path):
+    (tmp_path / "multirun.yaml").write_text(text)
+    status, _, err = cli("-m", *TINY_RUN, "stages=[plan]", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert status == 2
+    assert f"error: hydra.sweep.dir={tmp_path}: holds another program's multirun.yaml" in err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("multirun.yaml", text)]
+
+
 def test_help_reads_like_a_manual(cli):
     status, out, _ = cli("--help")
     assert status == 0
