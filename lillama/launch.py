@@ -8,25 +8,28 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
-from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
+from lillama.errors import ConfigError, Preempted, TeamError, WriteError, disk_trouble
+from lillama.preempt import PREEMPTED
 from lillama.report.summary import forecast_table, plan_table, summary
 from lillama.results import read_json
 
 __all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
-PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
-ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
+ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
 
 class Session:
@@ -46,7 +49,8 @@ class Session:
             config = typed(composed)
             from lillama.pipeline import run  # seconds of torch and transformers, which bad input need not wait for
 
-            result = run(config, folder, hydra.overrides.task)
+            # Of two equal sweeps at a time each waits for the cell that the other one runs, and takes its result.
+            result = run(config, folder, hydra.overrides.task, wait=hydra.mode is RunMode.MULTIRUN)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
@@ -91,6 +95,28 @@ class Session:
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
 
 
+class KeepSweeps(Callback):
+    """Refuse a sweep in a folder with another program's ``multirun.yaml``, before Hydra writes its own over it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """End the process with 2: Hydra makes warnings of a callback's exceptions.
+
+        :raises SystemExit: where the file is there and holds no sweep of this package.
+        """
+        file = Path(config.hydra.sweep.dir) / "multirun.yaml"
+        if file.exists() and not _is_our_sweep(file):
+            why = f"hydra.sweep.dir={file.parent}: holds another program's {file.name}; choose another folder"
+            raise SystemExit(tell(ConfigError(why)))
+
+
+def _is_our_sweep(file: Path) -> bool:
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(held, dict) and {"hydra", "strategy", "distill", "evaluate"} <= held.keys()
+
+
 def typed(composed: DictConfig) -> RunConfig:
     """A composed configuration as dataclasses, their ranges checked.
 
@@ -109,17 +135,19 @@ def tell(error: BaseException) -> int:
     if isinstance(error, ONE_LINE_ERRORS):
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
+    if (reason := disk_trouble(error)) is not None:
+        print(f"error: {reason}", file=sys.stderr)
+        return OTHER
     traceback.print_exception(error)
     return OTHER
 
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; for an unknown key or option, with the legal ones."""
-    text = " ".join(
-        dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error)
-    )
+    told = list(chain_of(error, suppressed=False))
+    text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
-    keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
+    keys = next((legal_keys(part) for part in told if legal_keys(part)), None)
     return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
 
 
@@ -130,12 +158,16 @@ def legal_keys(error: BaseException) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it."""
+def chain_of(error: BaseException, *, suppressed: bool = True) -> Iterator[BaseException]:
+    """An exception and what led to it.
+
+    :param suppressed: what ``raise ... from None`` says is not to be told too.
+    """
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        ends = seen.__suppress_context__ and seen.__cause__ is None and not suppressed
+        seen = None if ends else seen.__cause__ or seen.__context__
 
 
 def let_go(error: BaseException) -> None:

@@ -17,8 +17,9 @@ from lillama.evaluate.wer import word_errors
 from lillama.evaluate.zero_shot import recovery, zero_shot
 from lillama.model.load import load_model, resolve_device, same_vocabulary
 from lillama.model.student import Student, random_student
+from lillama.outputs import STABLE_RANK_CHART
 from lillama.prepare import Inputs, cache_of, kept
-from lillama.record import STABLE_RANK_CHART, Record
+from lillama.record import Record
 from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 
@@ -170,6 +171,7 @@ def _stable_rank(measurement: Measurement, model: nn.Module, role: str) -> Figur
     assert text is not None
     found = stable_ranks(model, text.ids, config.evaluate.stable_rank, progress=config.progress)
     known = {**record.result.measured.get(Stage.stable_rank.name, {}), role: found}
+    record.claim(STABLE_RANK_CHART)
     draw_stable_ranks(known, record.folder / STABLE_RANK_CHART, title=config.model.name)
     return found
 

@@ -23,7 +23,7 @@ class Kept:
     def __init__(self, config: RunConfig) -> None:
         key = run_fingerprint(replace(config, stages=[stage for stage in MADE_BY_DEFAULT if stage in config.stages]))
         root = Path(config.cache_dir).expanduser()
-        self._snapshots = Snapshots(root / KIND / key, key, replace(config.snapshot, keep=1))
+        self._snapshots = Snapshots(root / KIND / key, key, replace(config.snapshot, keep=1), check=_check)
         self._lock = partial(Cache(root).lock, key, "the same model")
 
     def find(self) -> Snapshot | None:
@@ -50,6 +50,12 @@ class Kept:
                     self._snapshots.save(made.step, made.position, note, parts)
         except (OSError, SnapshotError) as error:
             log.warning("reuse=true: the distilled model is not kept for other runs: %s", error)
+
+
+def _check(note: Mapping[str, Any]) -> None:
+    """Read what a run takes over of a note, so that one of another shape raises."""
+    str(note["made"]["started"]), dict(note["seconds"]), list(note["curve"]["points"]), int(note["tokens"])
+    int(note["peak_memory"])
 
 
 def _without_moments(part: dict[str, Any]) -> dict[str, Any]:

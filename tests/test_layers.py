@@ -10,10 +10,10 @@ from tests.conftest import ROOT
 # From the ground up; a name stands for a module or a package.
 FLOORS = [
     {"errors", "version", "late"},
-    {"preempt"},
+    {"preempt", "hub"},
     {"config", "provenance", "results", "cells", "cache", "spread"},
-    {"algebra", "runtime", "tables", "compose"},
-    {"model", "machine", "data.rows"},
+    {"algebra", "runtime", "tables", "compose", "outputs"},
+    {"model", "machine", "data.rows", "folder", "log_file"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"finetune"},

@@ -16,8 +16,9 @@ import lillama.supply
 from lillama import load_checkpoint
 from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import measured_text, perplexity
+from lillama.folder import alone
 from lillama.model.load import byte_tokenizer
-from lillama.record import alone, following
+from lillama.record import following
 from lillama.report.__main__ import main as report
 from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed

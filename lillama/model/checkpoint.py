@@ -1,6 +1,7 @@
 """A compressed model as a Hugging Face folder: safetensors, tokenizer, generation config, plan and model card."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from lillama.errors import ConfigError
+from lillama.errors import ConfigError, WriteError, disk_trouble
 from lillama.model.surgery import low_rank_config
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.results import write_json
@@ -26,28 +27,43 @@ def save_checkpoint(
     plan: Mapping[str, Any],
     card: str,
     without_bias: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Write a compressed model so that ``from_pretrained`` loads it; the folder is there whole or not at all.
 
     :param model: a model whose matrices named in ``plan["ranks"]`` are low-rank. :param tokenizer: its tokenizer or
-        processor. :param card: the text of README.md. :param options: passed on to ``model.save_pretrained``, for
-        instance ``max_shard_size``.
+        processor. :param card: the text of README.md. :param overwrite: whether a folder that is there, with all
+        that it holds, is replaced. :param options: passed on to ``model.save_pretrained``, for instance
+        ``max_shard_size``.
+    :raises ConfigError: where the folder is there and not empty.
+    :raises WriteError: where the disk takes no more.
     """
     mark(model, low_rank_config(model, plan["ranks"], without_bias=without_bias))
-    save_loaded(model, tokenizer, folder, plan=plan, card=card, **options)
+    save_loaded(model, tokenizer, folder, plan=plan, card=card, overwrite=overwrite, **options)
 
 
 def save_loaded(
-    model: Any, tokenizer: Any, folder: Path, *, plan: Mapping[str, Any] | None, card: str, **options: Any
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    plan: Mapping[str, Any] | None,
+    card: str,
+    overwrite: bool = False,
+    **options: Any,
 ) -> None:
     """Write a model as ``from_pretrained`` gave it, dense or compressed; the folder is there whole or not at all.
 
-    :param plan: of a compressed one, where it is known.
+    :param plan: of a compressed one, where it is known. The other parameters are those of :func:`save_checkpoint`.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
+    for place in (folder, temporary):
+        if not overwrite and (place.is_file() or (place.is_dir() and any(place.iterdir()))):
+            raise ConfigError(f"{place}: is there already; remove it, choose another folder, or give overwrite=True")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        temporary.mkdir(parents=True)
         model.save_pretrained(temporary, **options)
         tokenizer.save_pretrained(temporary)
         if plan is not None:
@@ -55,8 +71,31 @@ def save_loaded(
         (temporary / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+    except Exception as error:
+        reason = disk_trouble(error)
+        if reason is None:
+            raise
+        raise WriteError(f"{folder}: the checkpoint cannot be written ({reason})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_saveable(model: Any, tokenizer: Any) -> None:
+    """Save all of a checkpoint but its weights and throw it away: what cannot be saved shows before the long work.
+
+    :raises ConfigError: for a generation config, a tokenizer or a processor that transformers refuses to write.
+    """
+    with tempfile.TemporaryDirectory(prefix="lillama-") as folder:
+        try:
+            model.config.save_pretrained(folder)
+            if getattr(model, "generation_config", None) is not None:
+                model.generation_config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # noqa: BLE001 - each part checks itself in its own way
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"model: a checkpoint of it cannot be saved ({reason}); mend its files, or set save_checkpoint=false"
+            ) from None
 
 
 def load_checkpoint(

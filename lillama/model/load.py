@@ -17,6 +17,7 @@ from transformers.utils import logging as logging_of_transformers
 from lillama.cache import touch
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
+from lillama.hub import offline
 from lillama.model.blocks import Blocks
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
@@ -196,15 +197,22 @@ def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str 
     place = local_place(wanted)
     if place is not None and place.is_file():
         place = imported_gguf(place, cache_dir)
+    key = "model.path" if path is None else "model.tokenizer"
+    downloaded_only = place is None and offline(wanted, key, revision=config.revision)
     try:
         return auto.from_pretrained(
             str(place or wanted),
             revision=config.revision or "main",
+            local_files_only=downloaded_only,
             trust_remote_code=config.trust_remote_code,
             **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"model.path={wanted}: cannot be loaded ({_one_line(error)})") from None
+        if downloaded_only:
+            raise ConfigError(
+                f"{key}={wanted}: no such file or folder, and not downloaded; the Hub does not answer"
+            ) from None
+        raise ConfigError(f"{key}={wanted}: cannot be loaded ({_one_line(error)})") from None
 
 
 def _one_line(error: Exception) -> str:

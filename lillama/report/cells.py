@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
 from lillama.compose import set_up, sweep_cells
-from lillama.results import MISSING, read_result
+from lillama.results import FILE, MISSING, read_result
+
+DAMAGED = "DAMAGED"  # a results.json that cannot be read, or lacks what a result has
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +26,22 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """``done``, or FAILED, INTERRUPTED, RUNNING, MISSING."""
-        status = MISSING if self.result is None else str(self.result["status"])
+        """``done``, or FAILED, INTERRUPTED, RUNNING, DAMAGED, MISSING."""
+        if self.result is None:
+            return DAMAGED if (self.folder / FILE).is_file() else MISSING
+        status = str(self.result["status"])
         return status if status == "done" else status.upper()
 
 
 def cells(folder: Path) -> list[Cell]:
     """The cells of a sweep's folder: those that its ``multirun.yaml`` promises, then any others that are there."""
-    promised = [(folder / cell_name(overrides), _as_dict(overrides)) for overrides in promised_overrides(folder)]
+    promised = [(folder / cell_name(own, folder), _as_dict(own)) for own in promised_overrides(folder)]
     names = {path for path, _ in promised}
     found = [Cell(path, overrides, read_result(path)) for path, overrides in promised]
     for path in sorted(file.parent for file in folder.rglob("results.json") if file.parent not in names):
         result = read_result(path)
-        if result is not None:
-            found.append(Cell(path, _as_dict(result["overrides"]) or {"folder": path.name}, result))
+        overrides = _as_dict(result["overrides"]) if result is not None else {}
+        found.append(Cell(path, overrides or {"folder": path.name}, result))
     return found
 
 
@@ -72,7 +76,8 @@ def tell_open_cells(found: Sequence[Cell]) -> int:
     if left:
         print(f"\n{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
     for cell in left:
-        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
+        again = f"mend or remove its {FILE}" if cell.status == DAMAGED else "start the same sweep again to run it"
+        reason = (cell.result or {}).get("error") or again
         print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
     return 1 if left else 0
 
