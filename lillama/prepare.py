@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
+from lillama.checks import check_calibration, check_settings, check_texts
 from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
@@ -14,10 +15,13 @@ from lillama.data.tokens import token_blocks
 from lillama.data.utterances import Utterance, read_speech
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
-from lillama.evaluate.samples import prompt_tokens
+from lillama.evaluate.samples import check_room, prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
+from lillama.evaluate.transcribe import check_positions
+from lillama.evaluate.zero_shot import check_generation
 from lillama.finetune import check_finetune
 from lillama.model.checkpoint import check_space
+from lillama.model.limits import Limits, model_limits
 from lillama.model.load import (
     check_dense,
     is_compressed,
@@ -63,9 +67,11 @@ def prepare_plan(
     resolve_device(config.model)
     if Stage.init in config.stages or config.strategy.from_spectra:
         check_dense(config.model, cache_of(config))
-    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets)
+    model = meta_model(config.model, cache_of(config))
+    shape = model_shape(model, config.model.targets)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
+        check_settings(config, model_limits(model))
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
@@ -75,22 +81,40 @@ def prepare_plan(
 def prepare_inputs(config: RunConfig) -> Inputs:
     """Tokenizer, tokens, tasks and speech.
 
-    :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
+    :raises ConfigError: for texts, tasks or sounds that are missing, unreadable, too few, longer than the model has
+        positions, or of tokens that it does not know.
     """
     stages, evaluate = set(config.stages), config.evaluate
     tokenizer = load_tokenizer(config.model, cache_of(config))
-    if Stage.samples in stages:
-        prompt_tokens(tokenizer, evaluate.samples)
-    reads = bool(stages & READ_TEXT)
-    return Inputs(
+    model = meta_model(config.model, cache_of(config))
+    limits = _limits(config, model)
+    check_settings(config, limits)
+    prompts = prompt_tokens(tokenizer, evaluate.samples) if Stage.samples in stages else []
+    if prompts:
+        check_room(model, prompts, evaluate.samples)
+    if Stage.wer in stages:
+        check_positions(model, evaluate.wer)
+    inputs = Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, config.data, tokenizer) if config.calibrates else None,
-        tuning=_calibration(config, config.finetune.data, tokenizer) if Stage.finetune in stages else None,
-        text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
+        data=_calibration(config, config.data, tokenizer, limits) if config.calibrates else None,
+        tuning=_calibration(config, config.finetune.data, tokenizer, limits) if Stage.finetune in stages else None,
+        text=measured_text(evaluate.perplexity, tokenizer) if stages & READ_TEXT else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
         domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
+    check_texts(config, limits, tokenizer, text=inputs.text, domains=inputs.domains, prompts=prompts)
+    if inputs.tasks is not None:
+        check_generation(model, inputs.tasks)
+    return inputs
+
+
+def _limits(config: RunConfig, model: Any) -> Limits:
+    """What the model has room for; where a dense one is measured beside it, what both have."""
+    own, base = model_limits(model), config.baseline
+    if base is None or not config.evaluate.dense or Stage.init in config.stages:
+        return own
+    return own.least(model_limits(meta_model(base, cache_of(config))))
 
 
 def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
@@ -107,10 +131,11 @@ def kept(config: RunConfig) -> Cache:
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 
-def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any) -> Calibration:
-    if data.source is Source.speech:
-        return speech_clips(data, tokenizer)
-    return token_blocks(data, tokenizer, kept(config))
+def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any, limits: Limits) -> Calibration:
+    speech = data.source is Source.speech
+    found: Calibration = speech_clips(data, tokenizer) if speech else token_blocks(data, tokenizer, kept(config))
+    check_calibration(data.KEY, found, limits, tokenizer)
+    return found
 
 
 def check_runnable(config: RunConfig) -> None:

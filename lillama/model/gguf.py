@@ -26,10 +26,13 @@ def check_unsplit(file: Path, reader: Any) -> None:
 
 
 def check_all_read(file: Path, reader: Any, model: Any) -> None:
-    """Raise a :class:`ConfigError` for biases that the model made from a GGUF has no place for.
+    """Raise a :class:`ConfigError` for biases or rotary factors that the model made from a GGUF has no place for.
 
-    :param model: as transformers has loaded it: of some families it knows no biases in a GGUF, and drops them.
+    :param model: as transformers has loaded it: of some families it knows no biases in a GGUF, and drops them; the
+        scaling of rotary frequencies (Llama 3.1) it never reads.
     """
+    if any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
+        raise ConfigError(f"model.path={file}: transformers does not read its rope_freqs.weight; give original weights")
     held = sorted(tensor.name for tensor in reader.tensors if BIAS.fullmatch(tensor.name))
     biased = sum(name.endswith("bias") for name, _ in model.named_parameters())
     if held and not biased:

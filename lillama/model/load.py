@@ -249,8 +249,7 @@ def _import_gguf(file: Path, folder: Path) -> None:
     check_unsplit(file, reader)
     with unreadable(f"model.path={file}: not a readable GGUF model"):
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        named = {"gguf_file": file.name, "dtype": torch.float32}
-        loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), **named)
+        loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), gguf_file=file.name, dtype=torch.float32)
     check_all_read(file, reader, loaded)
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
     # they go into a fresh model of the same class.
