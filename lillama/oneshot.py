@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from lillama.cache import Cache
+from lillama.checks import check_calibration, check_length
 from lillama.config import (
     DataConfig,
     DistillConfig,
@@ -31,11 +33,14 @@ from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
 from lillama.init import FactorCache, start_factors
 from lillama.init.planning import plan_spectra
+from lillama.model.limits import model_limits
+from lillama.model.reading import quantization_of, unreadable
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
 from lillama.model.task import task_of_architecture
 from lillama.runtime import LowRank, mark
+from lillama.runtime.lillama_checks import check_finite
 from lillama.strategy import make_plan
 
 
@@ -81,7 +86,10 @@ def compress(
     form = _form(factors)
     shape, init = model_shape(model, targets).factored(form), init or FeatureConfig()
     strategy = strategy or UniformConfig(reduction=reduction)
-    blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
+    data, limits = data or _data_config(tokens, seq_len), model_limits(model)
+    check_length("seq_len", data.seq_len, limits.text)
+    blocks = _blocks(texts, tokenizer, data, exact=tokens is not None)
+    check_calibration("texts", blocks, limits, tokenizer)
     with _between(strategy) as cache:
 
         def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
@@ -106,6 +114,15 @@ def _check(model: Any) -> None:
     """Raise where a model cannot be compressed here, before anything is touched."""
     if any(isinstance(module, LowRank) for module in model.modules()):
         raise ConfigError("model: is compressed already")
+    method = quantization_of(model.config)
+    if method is not None or getattr(model, "is_quantized", False):
+        raise ConfigError(f"model: its weights are quantized ({method}); load the original ones, or dequantize() them")
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(
+            f"model: a {type(model).__name__} is no transformers model; of PEFT's, merge_and_unload() first"
+        )
+    with unreadable("model: cannot be compressed"):
+        check_finite(model)
     if model.dtype == torch.float16:
         raise ConfigError("model: local gradients underflow in float16; load it in bfloat16 or float32")
     if task_of_architecture(model.config) is Task.speech_seq2seq:

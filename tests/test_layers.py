@@ -16,7 +16,7 @@ FLOORS = [
     {"model", "machine", "data.rows", "folder", "log_file"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
-    {"finetune"},
+    {"finetune", "checks"},
     {"record", "report", "prepare", "fingerprint", "bench"},
     {"measure", "supply"},
     {"tuning", "saving", "reuse"},

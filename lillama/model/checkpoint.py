@@ -11,10 +11,12 @@ from torch import nn
 from transformers import AutoConfig
 
 from lillama.errors import ConfigError, WriteError, disk_trouble
+from lillama.model.reading import quantization_of, unreadable
 from lillama.model.surgery import low_rank_config
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
+from lillama.model.whole import load_whole
 from lillama.results import write_json
-from lillama.runtime import mark, register
+from lillama.runtime import METHOD, mark, register
 
 HUB_OPTIONS = ("trust_remote_code", "revision", "token", "subfolder", "cache_dir", "local_files_only")
 
@@ -107,30 +109,21 @@ def load_checkpoint(
     :param quantization_config: a stock quantizer for the factors (``TorchAoConfig``, ``BitsAndBytesConfig``);
         transformers' own ``from_pretrained`` takes none beside the low-rank format.
     :param options: passed on to ``from_pretrained``.
-    :raises ValueError: where a weight is missing, unknown or of another shape: never a randomly filled one.
+    :raises ConfigError: (a ValueError) for a folder that is no whole compressed checkpoint; it names what is damaged, a
+        weight that is missing, unknown, of another shape, NaN or infinite: never a randomly filled one.
     """
     register()
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
-    config = AutoConfig.from_pretrained(folder, **hub)
-    if quantization_config is not None:
-        if "stock" in config.quantization_config:
-            raise ValueError(f"{folder}: its factors are quantized already")
-        config.quantization_config |= {"stock": quantization_config}
-    auto = auto or AUTO_CLASSES[task_of_architecture(config)]
-    saved_as = config.architectures
-    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = auto.from_pretrained(folder, config=config, **strict, **options)
-    own = type(model).__name__ in (saved_as or [type(model).__name__])
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = {kind: [key for key in sorted(map(str, report[kind])) if own or _in_a_block(key)] for kind in kinds}
-    if any(wrong.values()):
-        raise ValueError(f"{folder}: the weights do not fit the model: {wrong}")
-    return model.eval()
-
-
-def _in_a_block(key: str) -> bool:
-    """Whether a weight is a block's; a model of another class than the saved one may have another head, or none."""
-    return any(part.isdigit() for part in key.split("."))
+    with unreadable(f"{folder}: cannot be loaded"):
+        config = AutoConfig.from_pretrained(folder, **hub)
+        if quantization_of(config) != METHOD:
+            raise ConfigError("holds no compressed model: its config.json names no ranks")
+        if quantization_config is not None:
+            if "stock" in config.quantization_config:
+                raise ConfigError("its factors are quantized already")
+            config.quantization_config |= {"stock": quantization_config}
+        chosen = auto or AUTO_CLASSES[task_of_architecture(config)]
+        return load_whole(chosen, str(folder), part=auto is not None, config=config, **options).eval()
 
 
 def check_space(folder: Path, parameters: int, dtype: torch.dtype) -> None:

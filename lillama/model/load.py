@@ -5,11 +5,12 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as logging_of_transformers
@@ -19,10 +20,14 @@ from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
 from lillama.hub import offline
 from lillama.model.blocks import Blocks
+from lillama.model.gguf import check_all_read, check_unsplit
+from lillama.model.reading import check_no_adapter, check_not_quantized, one_line, quantization_of, unreadable
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
+from lillama.model.whole import load_whole
 from lillama.provenance import digest, path_digest, readable_digest
 from lillama.runtime import METHOD
+from lillama.runtime.lillama_checks import check_finite
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
@@ -106,8 +111,13 @@ def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
         try:
             return AutoConfig.for_model(family, **values)
         except Exception as error:  # noqa: BLE001 - each family checks its values in its own way
-            raise ConfigError(f"model.architecture: not an architecture of {family} ({_one_line(error)})") from None
-    return _from_pretrained(AutoConfig, config, cache_dir)
+            raise ConfigError(f"model.architecture: not an architecture of {family} ({one_line(error)})") from None
+    place, path = local_place(str(config.path)), str(config.path)
+    check_no_adapter(place, path)
+    architecture = _from_pretrained(AutoConfig.from_pretrained, config, cache_dir)
+    if config.weights is Weights.pretrained:  # random ones need but the shapes
+        check_not_quantized(architecture, place, path)
+    return architecture
 
 
 def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.Module:
@@ -115,7 +125,7 @@ def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.M
     try:
         return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({_one_line(error)})") from None
+        raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({one_line(error)})") from None
 
 
 def check_dense(config: ModelConfig, cache_dir: Path) -> None:
@@ -126,8 +136,7 @@ def check_dense(config: ModelConfig, cache_dir: Path) -> None:
 
 def is_compressed(config: ModelConfig, cache_dir: Path) -> bool:
     """Whether the weights are low-rank factors already."""
-    known = getattr(_architecture(config, cache_dir), "quantization_config", None) or {}
-    return known.get("quant_method") == METHOD
+    return quantization_of(_architecture(config, cache_dir)) == METHOD
 
 
 def model_task(config: ModelConfig, cache_dir: Path) -> Task:
@@ -145,7 +154,8 @@ def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
     if config.weights is Weights.random and config.tokenizer is None:
         return byte_tokenizer()
     speech = model_task(config, cache_dir) is Task.speech_seq2seq
-    return _from_pretrained(AutoProcessor if speech else AutoTokenizer, config, cache_dir, path=config.tokenizer)
+    auto: Any = AutoProcessor if speech else AutoTokenizer
+    return _from_pretrained(auto.from_pretrained, config, cache_dir, path=config.tokenizer)
 
 
 def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bool:
@@ -156,7 +166,10 @@ def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bo
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
-    """The dense model in evaluation mode, on its device and in its dtype."""
+    """The model in evaluation mode, on its device and in its dtype, with every weight accounted for.
+
+    :raises ConfigError: for weights that are missing, left over, of another shape, NaN or infinite; it names one.
+    """
     device, dtype = resolve_device(config), resolve_dtype(config)
     home = torch.device("cpu") if config.offload else device
     if config.weights is Weights.random:
@@ -166,7 +179,9 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
             model = _from_config(architecture, config, dtype=dtype)
     else:
         auto = AUTO_CLASSES[model_task(config, cache_dir)]
-        model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(home)
+        model = _from_pretrained(partial(load_whole, auto), config, cache_dir, dtype=dtype).to(home)
+    with unreadable(f"model={config.name}: cannot be used" if config.path is None else f"model.path={config.path}"):
+        check_finite(model)
     if config.offload:
         blocks = Blocks(model)
         keep_at_home(model, [blocks[index] for index in range(len(blocks))], device)
@@ -191,32 +206,25 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=pad, bos_token=bos, eos_token=eos, unk_token=unk)
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str | None = None, **options: Any) -> Any:
-    """``auto.from_pretrained`` on the configured place; whatever it cannot read becomes one line."""
+def _from_pretrained(
+    read: Callable[..., Any], config: ModelConfig, cache_dir: Path, path: str | None = None, **options: Any
+) -> Any:
+    """``read`` the configured place, as ``from_pretrained`` does; whatever it cannot read becomes one line."""
     wanted = path or str(config.path)
     place = local_place(wanted)
     if place is not None and place.is_file():
         place = imported_gguf(place, cache_dir)
     key = "model.path" if path is None else "model.tokenizer"
     downloaded_only = place is None and offline(wanted, key, revision=config.revision)
-    try:
-        return auto.from_pretrained(
+    lost = "no such file or folder, and not downloaded; the Hub does not answer" if downloaded_only else None
+    with unreadable(f"{key}={wanted}: {lost or 'cannot be loaded'}"):
+        return read(
             str(place or wanted),
             revision=config.revision or "main",
             local_files_only=downloaded_only,
             trust_remote_code=config.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if downloaded_only:
-            raise ConfigError(
-                f"{key}={wanted}: no such file or folder, and not downloaded; the Hub does not answer"
-            ) from None
-        raise ConfigError(f"{key}={wanted}: cannot be loaded ({_one_line(error)})") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def imported_gguf(file: Path, cache_dir: Path) -> Path:
@@ -250,12 +258,15 @@ def _import_gguf(file: Path, folder: Path) -> None:
     missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
     if missing:
         raise ConfigError(f"model.path={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
-    try:
-        where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    except Exception as error:  # noqa: BLE001 - the reader raises whatever a broken file leads it to
-        raise ConfigError(f"model.path={file}: not a readable GGUF model ({_one_line(error)})") from None
+    from gguf import GGUFReader
+
+    with unreadable(f"model.path={file}: not a readable GGUF model"):
+        reader = GGUFReader(file)
+    check_unsplit(file, reader)
+    with unreadable(f"model.path={file}: not a readable GGUF model"):
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), gguf_file=file.name, dtype=torch.float32)
+    check_all_read(file, reader, loaded)
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
     # they go into a fresh model of the same class.
     config = loaded.config
