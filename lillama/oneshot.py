@@ -15,6 +15,7 @@ from lillama.config import (
     FeatureConfig,
     InitConfig,
     Inputs,
+    InvalidRows,
     LearningRate,
     LossConfig,
     Source,
@@ -24,7 +25,7 @@ from lillama.config import (
     Task,
     UniformConfig,
 )
-from lillama.data.rows import check_row
+from lillama.data.rows import CheckedRows, ListedRows
 from lillama.data.tokens import blocks_up_to
 from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
@@ -134,12 +135,20 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
 
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
-    if isinstance(texts, str):
-        raise ConfigError("texts: must be a list of texts, not one string")
-    rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]
-    for number, row in enumerate(rows, 1):
-        check_row(row, f"texts: row {number}")
+    if isinstance(texts, str | bytes | Mapping):
+        raise ConfigError(f"texts: must be a list of texts, not one {type(texts).__name__}")
+    given = [_row(text) for text in texts]
+    rows = CheckedRows(ListedRows(given, "texts"))
+    if config.invalid_rows is InvalidRows.refuse:
+        for index in range(len(rows)):
+            rows[index]
     blocks = blocks_up_to(config, rows, tokenizer)
     if exact and blocks.tokens < config.budget:
         raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
     return blocks
+
+
+def _row(text: Any) -> Any:
+    if isinstance(text, str):
+        return {"text": text}
+    return dict(text) if isinstance(text, Mapping) else text

@@ -13,7 +13,7 @@ FLOORS = [
     {"preempt"},
     {"config", "provenance", "results", "cells", "cache", "spread"},
     {"algebra", "runtime", "tables", "compose"},
-    {"model", "machine", "data.rows"},
+    {"model", "machine", "data.rows", "data.chat"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"finetune"},
