@@ -109,7 +109,7 @@ def blocks_up_to(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Tok
         raise ConfigError(f"{config.KEY}: the texts hold no token{skipped}")
     if any(counts.as_dict().values()):
         told = (config.KEY, counts.skipped_rows, counts.replaced_characters)
-        log.warning("%s: %d invalid rows skipped, %d characters replaced that are no Unicode text", *told)
+        log.warning("%s: %d invalid rows skipped, %d characters replaced", *told)
     return _padded(taken, config.seq_len, pad=_pad_id(tokenizer), counts=counts)
 
 
