@@ -80,9 +80,9 @@ def _is_card(file: Path) -> bool:
 
 
 def _split(folder: Path, split: str, key: str) -> Path:
-    if split in (".", "..") or not (folder / split / STATE).is_file():
-        there = ", ".join(sorted(file.parent.name for file in folder.glob(f"*/{STATE}"))) or "none"
-        raise ConfigError(f"{key}.split={split}: {folder} holds no such split; there are {there}")
+    there = sorted(file.parent.name for file in folder.glob(f"*/{STATE}"))
+    if split not in there:
+        raise ConfigError(f"{key}.split={split}: {folder} holds no such split; there are {', '.join(there) or 'none'}")
     return folder / split
 
 

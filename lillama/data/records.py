@@ -17,6 +17,7 @@ MOST_OFFSETS = 2**20  # that are held of one file; beyond, every second, every f
 WHOLE_TEXT = 2**24  # bytes up to which a text is one row
 PASSAGE, LONGEST_PASSAGE = 2**16, 2**20
 BLANK_LINES = (b"\n", b"\r\n")
+Group = Callable[[BinaryIO], Iterator[list[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Form:
         where the first record is.
     """
 
-    group: Callable[[BinaryIO], Iterator[list[bytes]]]
+    group: Group
     parse: Callable[[str], Any]
     start: int
     line: int = 1
@@ -40,9 +41,10 @@ class Records(Rows):
     def __init__(self, file: Utf8File, form: Form, source: str) -> None:
         self._file, self._form, self._source = file, form, source
         self._offsets, self._lines, self._step, self._count = array("q"), array("q"), 1, 0
-        self._next, self._reader = 0, self._read(form.start, form.line)
-        for offset, line, _ in self._read(form.start, form.line):
+        self._reader: Iterator[tuple[int, int, bytes]]
+        for offset, line, _ in _read(file, form.group, form.start, form.line):
             self._note(offset, line)
+        self._next, self._reader = 0, _read(file, form.group, form.start, form.line)
 
     def __len__(self) -> int:
         return self._count
@@ -78,21 +80,23 @@ class Records(Rows):
             raise IndexError(index)
         if index != self._next:
             place = index // self._step
-            self._reader = self._read(self._offsets[place], self._lines[place])
-            self._reader = itertools.islice(self._reader, index % self._step, None)
+            reader = _read(self._file, self._form.group, self._offsets[place], self._lines[place])
+            self._reader = itertools.islice(reader, index % self._step, None)
         _, line, record = next(self._reader)
         self._next = index + 1
         return line, record
 
-    def _read(self, offset: int, line: int) -> Iterator[tuple[int, int, bytes]]:
-        with self._file.path.open("rb") as file:
-            file.seek(offset)
-            for lines in self._form.group(file):
-                record = lines[0] if len(lines) == 1 else b"".join(lines)
-                if record.strip():
-                    yield offset, line, record
-                offset += len(record)
-                line += record.count(b"\n")
+
+def _read(file: Utf8File, group: Group, offset: int, line: int) -> Iterator[tuple[int, int, bytes]]:
+    """The records from an offset on that are not blank, each with its offset and the number of its first line."""
+    with file.path.open("rb") as source:
+        source.seek(offset)
+        for lines in group(source):
+            record = lines[0] if len(lines) == 1 else b"".join(lines)
+            if record.strip():
+                yield offset, line, record
+            offset += len(record)
+            line += record.count(b"\n")
 
 
 def _text(record: bytes) -> str:

@@ -91,7 +91,11 @@ def test_a_template_may_cut_thoughts_from_answers(tokenizer):
         (IN_TURNS, turns(("gpt", "hello"), ("human", "hi")), "refuses it .*roles must alternate"),
         (IN_TURNS, turns(("human", "1"), ("human", "2"), ("gpt", "3")), "refuses it .*roles must alternate"),
         (IN_TURNS, turns(("human", "1"), ("gpt", "2"), ("system", "3")), "refuses it .*roles must alternate"),
-        (SPEAKERS_ONLY, turns(("human", "1"), ("gpt", "2"), ("observation", "3")), "leaves out the turn of the role tool"),
+        (
+            SPEAKERS_ONLY,
+            turns(("human", "1"), ("gpt", "2"), ("observation", "3")),
+            "leaves out the turn of the role tool",
+        ),
         (CHATML, TOOLS, "leaves out the call of weather"),
         ("nothing", OPENAI, "leaves out"),
         ("{% for x in messages[0].content.none() %}{% endfor %}", OPENAI, "refuses it"),

@@ -80,7 +80,10 @@ def test_calls_of_tools_are_read_as_json_where_there_is_no_template(tokenizer):
         ({"conversations": [{"from": 1, "value": "x"}]}, "turn 1: a turn needs"),
         ({"messages": [{"role": "user", "content": None}]}, "turn 1: a turn needs"),
         ({"messages": [UNIFIED_TURN, {"role": "user", "content": 1}]}, "turn 2: its content must be text or a list"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]}]}, "of the type image is no text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]}]},
+            "of the type image is no text",
+        ),
         ({"messages": [{"role": "assistant", "tool_calls": ["x"]}]}, "turn 1: a call of a tool needs the name"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": 1}}]}]}, "needs the name"),
     ],
