@@ -136,7 +136,9 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
     if isinstance(texts, str | bytes | Mapping):
-        raise ConfigError(f"texts: must be a list of texts, not one {type(texts).__name__}")
+        raise ConfigError(
+            f"texts: must be a list of texts, not one {'string' if isinstance(texts, str) else type(texts).__name__}"
+        )
     given = [_row(text) for text in texts]
     rows = CheckedRows(ListedRows(given, "texts"))
     if config.invalid_rows is InvalidRows.refuse:

@@ -30,6 +30,8 @@ def transcripts(folder: Path, key: str, columns: Sequence[str] = TRANSCRIPT_COLU
     :param key: the configuration group, for errors. :param columns: which may hold the transcript, best first.
     :raises ConfigError: for a folder without transcripts or with several listings, or a line that is none.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{key}.path={folder}: no such folder")
     listings = _listings(folder)
     if len(listings) > 1:
         names = ", ".join(file.name for file, _ in listings)
@@ -57,8 +59,10 @@ def _listings(folder: Path) -> list[tuple[Path, Format]]:
 def _listed(folder: Path, row: Any, columns: Sequence[str], rows: Rows, index: int) -> tuple[Path, str]:
     name = row.get("file_name") if isinstance(row, dict) else None
     text = next((row[column] for column in columns if row.get(column) is not None), None) if name else None
-    if not isinstance(name, str) or not isinstance(text, str) or "\0" in name:
+    if not isinstance(name, str) or not isinstance(text, str):
         raise ConfigError(f"{rows.where(index)}: needs file_name and a transcript ({', '.join(columns)})")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"{rows.where(index)}: file_name must name a file in the folder, not {name!r}")
     return folder / name, encodable(text)[0]
 
 
