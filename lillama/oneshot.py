@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lillama.config import (
     FeatureConfig,
     InitConfig,
     Inputs,
+    InvalidRows,
     LearningRate,
     LossConfig,
     Source,
@@ -26,7 +28,7 @@ from lillama.config import (
     Task,
     UniformConfig,
 )
-from lillama.data.rows import check_row
+from lillama.data.rows import CheckedRows, ListedRows
 from lillama.data.tokens import blocks_up_to
 from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
@@ -159,12 +161,23 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
     if config.MAKES is not None:
         raise ConfigError(f"data: the texts are those that are given, and none are {config.MAKES.name}")
-    if isinstance(texts, str):
-        raise ConfigError("texts: must be a list of texts, not one string")
-    rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]
-    for number, row in enumerate(rows, 1):
-        check_row(row, f"texts: row {number}")
-    blocks = blocks_up_to(config, rows, tokenizer)
+    if isinstance(texts, str | bytes | Mapping):
+        raise ConfigError(
+            f"texts: must be a list of texts, not one {'string' if isinstance(texts, str) else type(texts).__name__}"
+        )
+    given = [_row(text) for text in texts]
+    rows = CheckedRows(ListedRows(given, "texts"))
+    if config.invalid_rows is InvalidRows.refuse:
+        for index in range(len(rows)):
+            rows[index]
+    made = blocks_up_to(config, rows, tokenizer)
+    blocks = replace(made, mask_token=getattr(tokenizer, "mask_token_id", None))
     if exact and blocks.tokens < config.budget:
         raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
     return blocks
+
+
+def _row(text: Any) -> Any:
+    if isinstance(text, str):
+        return {"text": text}
+    return dict(text) if isinstance(text, Mapping) else text

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lillama.config import LoggerConfig, RunConfig, plain
-from lillama.data.calibration import Calibration
+from lillama.data.calibration import Calibration, described
 from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import MeasuredText
 from lillama.folder import leave_word
@@ -157,9 +157,10 @@ class Record:
     def note_data(self, data: Calibration | None, text: MeasuredText | None) -> None:
         """Keep what the tokens were."""
         if data is not None:
-            self.result.data |= {"hash": data.hash, "tokens": data.tokens}
+            self.result.data |= described(data)
         if text is not None:
-            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes}
+            named = {f"perplexity_{name}": count for name, count in text.counts.as_dict().items()}
+            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes, **named}
 
     def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]], text: MeasuredText | None) -> None:
         """Keep the perplexities, and what they come to for a byte of the text."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lillama.config import MEASURES, Stage
-from lillama.data.calibration import Calibration
+from lillama.data.calibration import described
 from lillama.distill.progress import Session, as_parts
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
@@ -62,7 +62,7 @@ def tune(
         settled = tuned.settle()
     curve.draw(title=f"{config.model.name}, fine-tuned")
     made = {"objective": config.finetune.objective.name, **losses.figures(), "parameters": learnt}
-    figures = {**made, "curve": curve.points, **_data(inputs.tuning)}
+    figures = {**made, "curve": curve.points, "data": described(inputs.tuning)}
     record.note_finetune(figures, curve.points[-1][1] if curve.points else None, inputs.text)
     return settled
 
@@ -151,7 +151,3 @@ def _teller(record: Record, losses: LossLine) -> Callable[[Update], None]:
         record.log_update(update.tokens, {"loss": update.loss, **speed})
 
     return on_update
-
-
-def _data(data: Calibration) -> dict[str, Any]:
-    return {"data": {"hash": data.hash, "tokens": data.tokens}}

@@ -13,7 +13,7 @@ FLOORS = [
     {"preempt", "hub"},
     {"config", "provenance", "results", "cells", "cache", "spread"},
     {"algebra", "runtime", "tables", "compose", "outputs"},
-    {"model", "machine", "data.rows", "folder", "log_file"},
+    {"model", "machine", "data.rows", "data.chat", "folder", "log_file"},
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"finetune", "checks"},

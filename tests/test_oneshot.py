@@ -95,8 +95,12 @@ def test_a_plan_by_spectra_takes_no_moment_twice(model, monkeypatch):
         ({"tokens": 10**9}, "tokens=1000000000: the texts hold only"),
         ({"texts": "one string"}, "not one string"),
         ({"texts": []}, "no token"),
+        ({"texts": {"text": TEXTS}}, "not one dict"),
+        ({"texts": b"bytes"}, "not one bytes"),
         ({"texts": [{"nothing": 1}]}, "texts: row 1"),
         ({"data": GeneratedDataConfig()}, "none are generated"),
+        ({"texts": [*TEXTS, None]}, rf"texts: row {len(TEXTS) + 1}: must be an object with columns, not NoneType"),
+        ({"texts": [b"bytes"]}, "texts: row 1: must be an object with columns, not bytes"),
         ({"targets": TargetsConfig(include=["nowhere"])}, "'nowhere' matches nothing"),
     ],
 )

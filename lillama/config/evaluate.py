@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from lillama.config.choices import Normalizer, Source
+from lillama.config.choices import Format, InvalidRows, Normalizer, Source
 from lillama.config.text import MADE, TextConfig
 from lillama.errors import POSITIVE, require
 
@@ -113,6 +113,9 @@ class WerConfig(TextConfig):
     def __post_init__(self) -> None:
         key = "evaluate.wer"
         require(self.source in (Source.speech, Source.hub), f"{key}.source", self.source.name, "must be speech or hub")
+        reads, skips = self.format is not Format.auto, self.invalid_rows is not InvalidRows.refuse
+        require(not reads, f"{key}.format", self.format.name, "is for local text")
+        require(not skips, f"{key}.invalid_rows", self.invalid_rows.name, "a clip that cannot be read is refused")
         clips = self.max_clips
         require(clips is None or clips > 0, f"{key}.max_clips", clips, "must be positive, or null for all")
         require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, POSITIVE)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import Join, Order, Packing, Source, SystemTurns, Template
+from lillama.config.choices import Format, InvalidRows, Join, Order, Packing, Source, SystemTurns, Template
 from lillama.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
@@ -18,7 +18,8 @@ WITHOUT_PATH = (Source.stdlib_docs, *MADE)
 class TextConfig:
     """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
 
-    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern.
+    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern. ``format`` is the
+    parser of local files, ``invalid_rows`` what is done about a row that cannot be read.
     """
 
     source: Source = MISSING
@@ -27,9 +28,16 @@ class TextConfig:
     split: str = "train"
     files: str | None = None
     revision: str | None = None
+    format: Format = Format.auto
+    invalid_rows: InvalidRows = InvalidRows.refuse
 
     def check(self, key: str) -> None:
-        """Raise where the source needs a path and has none."""
+        """Raise where the source needs a path and has none, or has options that are not its own."""
+        chosen, rows, source = self.format, self.invalid_rows, self.source.name
+        legal = f"is for local files; {source} text has a form of its own"
+        require(chosen is Format.auto or self.source is Source.local, f"{key}.format", chosen.name, legal)
+        legal = "is for rows of text; a clip of speech that cannot be read is always refused"
+        require(rows is InvalidRows.refuse or self.source is not Source.speech, f"{key}.invalid_rows", rows.name, legal)
         needed = self.source not in WITHOUT_PATH
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
 
