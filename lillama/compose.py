@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
 from lillama.config import ExperimentConfig, register_schemas
+from lillama.environment import forget_empty, variable
 from lillama.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,8 +23,10 @@ CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
 
 
 def set_up() -> None:
-    """Schemas and resolvers; a second call does nothing."""
+    """Schemas, resolvers and an environment without empty variables; a second call does nothing."""
+    forget_empty()
     register_schemas()
+    OmegaConf.register_new_resolver("env", variable, replace=True)
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
     OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_path("stdlib"), replace=True)
     OmegaConf.register_new_resolver("at", at_scale, replace=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lillama.environment import forget_empty
 from lillama.errors import ConfigError
 from lillama.evaluate.tasks import SPLITS, check_name, load_task, quiet_harness, task_manager
 
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="what evaluate.tasks_dir will name")
     parser.add_argument("names", nargs="*", default=[DEFAULT], metavar="NAME", help="tasks, groups, tags or sets")
     options = parser.parse_args(arguments)
+    forget_empty()
     try:
         left = prefetch(options.folder, options.names)
     except (ConfigError, OSError) as error:

@@ -59,10 +59,10 @@ def _default_mode() -> Any:
     """W&B's own choice where the user made one (WANDB_MODE) or has a key; offline otherwise."""
     chosen = os.environ.get("WANDB_MODE")
     if chosen or os.environ.get("WANDB_API_KEY") or _has_netrc_key():
-        return chosen
+        return chosen or None  # wandb takes no empty one
     return "offline"
 
 
 def _has_netrc_key() -> bool:
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     return file.is_file() and "api.wandb.ai" in file.read_text(errors="replace")

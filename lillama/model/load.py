@@ -3,8 +3,6 @@
 import importlib.util
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,18 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as logging_of_transformers
 
-from lillama.cache import touch
+from lillama.cache import Cache
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
-from lillama.provenance import digest, path_digest, readable_digest
+from lillama.provenance import digest, readable_digest
 from lillama.runtime import METHOD
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
+GGUF = "gguf"
 GGUF_READERS = ("gguf", "accelerate")
 BYTE_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -204,26 +203,21 @@ def imported_gguf(file: Path, cache_dir: Path) -> Path:
 
     :raises ConfigError: for a file that is no readable GGUF.
     """
-    folder = cache_dir / "gguf" / path_digest(file)[:32]
-    if not folder.is_dir():
-        log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
-        try:
-            _import_gguf(file, temporary)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    touch(folder)
-    return folder
-
-
-def _publish(temporary: Path, folder: Path) -> None:
+    cache, key = Cache(cache_dir), readable_digest(file, "model.path")[:32]
     try:
-        temporary.replace(folder)
-    except OSError:
-        if not folder.is_dir():  # another process may have been first, with the same content
-            raise
+        held = cache.folder(GGUF, key)
+        if held is None:
+            with cache.lock(key, "the same import"):
+                held = cache.folder(GGUF, key) or _kept_import(cache, key, file)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or _one_line(error)
+        raise ConfigError(f"cache_dir={cache_dir}: the imported model cannot be kept in {GGUF} ({why})") from None
+    return held
+
+
+def _kept_import(cache: Cache, key: str, file: Path) -> Path:
+    log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
+    return cache.write_folder(GGUF, key, lambda folder: _import_gguf(file, folder))
 
 
 def _import_gguf(file: Path, folder: Path) -> None:
