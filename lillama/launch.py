@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from lillama.config import RunConfig, Stage
 from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
 from lillama.report.summary import plan_table, summary
 from lillama.results import read_json
+from lillama.terminal import printable, show
 
 __all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class Session:
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
-                print(plan_table(read_json(folder / "plan.json")), end="\n\n")
-            print(summary(result), flush=True)
+                show(plan_table(read_json(folder / "plan.json")) + "\n")
+            show(summary(result))
         except Preempted as asked:  # here, since in a launcher's job nobody above would know what it is
-            print(asked, file=sys.stderr)
+            show(asked, error=True)
             raise SystemExit(PREEMPTED) from None
         except Exception as error:
             if hydra.mode is RunMode.RUN:
@@ -71,7 +71,7 @@ class Session:
         try:
             main()
         except KeyboardInterrupt:
-            print("interrupted: the run's folder is whole; the same command goes on with it", file=sys.stderr)
+            show("interrupted: the run's folder is whole; the same command goes on with it", error=True)
             return OTHER
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
@@ -83,9 +83,9 @@ class Session:
 
     def _tell_failures(self) -> int:
         """Print the failed cells of a sweep, a line each; bad input only where all of them were."""
-        print(f"error: {len(self.failures)} cells of the sweep failed:", file=sys.stderr)
+        show(f"error: {len(self.failures)} cells of the sweep failed:", error=True)
         for name, error in self.failures:
-            print(f"  {name}: {one_line(error)}", file=sys.stderr)
+            show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
 
 
@@ -105,9 +105,9 @@ def typed(composed: DictConfig) -> RunConfig:
 def tell(error: BaseException) -> int:
     """Print what went wrong, bad input in one line; the exit status."""
     if isinstance(error, ONE_LINE_ERRORS):
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        show(f"error: {one_line(error)}", error=True)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
-    traceback.print_exception(error)
+    show("".join(traceback.format_exception(error)), error=True)
     return OTHER
 
 
@@ -118,7 +118,7 @@ def one_line(error: BaseException) -> str:
     )
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
     keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
-    return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
+    return printable(" ".join(text.split())) + (f"; the keys are {', '.join(keys)}" if keys else "")
 
 
 def legal_keys(error: BaseException) -> list[str]:

@@ -16,7 +16,7 @@ import lillama.cache
 from lillama.cache import KINDS, clear, entries
 from lillama.cache.__main__ import default_root, main
 from lillama.cache.entries import remove
-from lillama.cache.folders import MARK
+from lillama.cache.folders import MARK, SUFFIXES
 from lillama.cache.seal import seal
 from lillama.errors import ConfigError
 from lillama.fingerprint import run_fingerprint
@@ -275,13 +275,9 @@ def test_a_link_in_a_cache_is_no_entry(tmp_path):
     assert (mine / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("kind", "suffix"), [("tokens", "safetensors"), ("factors", "safetensors"), ("scores", "json")]
-)
+@pytest.mark.parametrize(("kind", "suffix"), SUFFIXES.items())
 @pytest.mark.parametrize("how", ["swapped", "resealed", "another kind"])
-def test_a_file_under_another_key_or_with_a_checksum_of_its_content_alone_is_dropped(
-    kind, suffix, how, tmp_path, caplog
-):
+def test_a_file_under_another_key_or_with_a_checksum_of_another_is_dropped(kind, suffix, how, tmp_path, caplog):
     cache = Cache(tmp_path)
     cache.write(kind, "a", b"of a")
     cache.write(kind, "b", b"of b")
@@ -290,7 +286,7 @@ def test_a_file_under_another_key_or_with_a_checksum_of_its_content_alone_is_dro
         first.rename(first.with_name(first.name.replace(OF_A, OF_B)))
         second.unlink()
     elif how == "resealed":
-        second.with_name(f"{OF_B}.{hashlib.sha256(b'poison').hexdigest()}.{suffix}").write_bytes(b"poison")
+        second.with_name(f"{OF_B}.{hashlib.sha256(b'poison').hexdigest()}{suffix}").write_bytes(b"poison")
         second.unlink()
     else:
         other = "factors" if kind == "tokens" else "tokens"

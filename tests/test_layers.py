@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 # From the ground up; a name stands for a module or a package.
 FLOORS = [
     {"errors", "version", "late"},
-    {"preempt", "provenance", "environment"},
+    {"preempt", "provenance", "environment", "terminal"},
     {"config", "results", "cells", "cache", "spread"},
     {"algebra", "runtime", "tables", "compose"},
     {"model", "machine", "data.rows"},
@@ -28,6 +28,7 @@ WITHOUT_TORCH = [
     *(f"config/{path.name}" for path in sorted((ROOT / "lillama" / "config").glob("*.py"))),
     "compose.py",
     "environment.py",
+    "terminal.py",
     "errors.py",
     "provenance.py",
     "results.py",

@@ -9,6 +9,7 @@ from pathlib import Path
 from lillama.cache.entries import Entry, clear, entries
 from lillama.cache.folders import KINDS, MARK, foreign
 from lillama.environment import variable
+from lillama.terminal import show
 
 PLACE = "~/.cache/lillama"
 CONTENT = """\
@@ -30,22 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         root = options.dir.expanduser()
     except RuntimeError as error:
-        print(f"error: --dir {options.dir}: {error}", file=sys.stderr)
+        show(f"error: --dir {options.dir}: {error}", error=True)
         return 2
     if options.command is None:
-        print(table(root))
+        show(table(root))
         return 0
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
-        print(f"error: no such kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}", file=sys.stderr)
+        show(f"error: no such kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}", error=True)
         return 2
     if options.older_than is not None and options.older_than < 0:
-        print(f"error: --older-than {options.older_than:g}: must not be negative", file=sys.stderr)
+        show(f"error: --older-than {options.older_than:g}: must not be negative", error=True)
         return 2
     for folder in foreign(root):
-        print(f"{folder}: was not made by Lillama, since it has no {MARK}; left alone", file=sys.stderr)
+        show(f"{folder}: was not made by Lillama, since it has no {MARK}; left alone", error=True)
     gone = clear(root, options.kinds or KINDS, options.older_than)
-    print(f"{root}: removed {len(gone)} entries, {_size(gone)} freed")
+    show(f"{root}: removed {len(gone)} entries, {_size(gone)} freed")
     return 0
 
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from lillama.environment import forget_empty
 from lillama.errors import ConfigError
 from lillama.evaluate.tasks import SPLITS, check_name, load_task, quiet_harness, task_manager
+from lillama.terminal import show
 
 SETS = Path(__file__).resolve().parents[2] / "conf" / "evaluate" / "zero_shot"
 DEFAULT = "nine"
@@ -31,7 +32,7 @@ def prefetch(folder: Path, names: Sequence[str]) -> list[str]:
             try:
                 check_name(manager, name)
                 for leaf, task in load_task(manager, name)["tasks"].items():
-                    print(f"{leaf}: {', '.join(_write(folder / leaf, task))}", flush=True)
+                    show(f"{leaf}: {', '.join(_write(folder / leaf, task))}")
             except ConfigError as error:
                 left.append(str(error))
     return left
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, OSError) as error:
         left = [str(error)]
     for line in left:
-        print(f"error: {line}", file=sys.stderr)
+        show(f"error: {line}", error=True)
     return 1 if left else 0
 
 
