@@ -21,6 +21,7 @@ from lillama.distill.parallel import Team, explained, team_of
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.fingerprint import run_fingerprint
+from lillama.fits import check_memory
 from lillama.init import start_factors
 from lillama.job import Job, Saves, note_of
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
@@ -111,6 +112,7 @@ def run_stages(job: Job) -> None:
         record.note_plan(plan)
     else:
         check_runnable(config)
+        check_memory(config)
     if set(config.stages) - {Stage.plan, Stage.bench}:
         inputs = supply.inputs()
         torch.manual_seed(config.seed)

@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
-from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
+from lillama.config import (
+    DataConfig,
+    DomainsConfig,
+    Dtype,
+    ModelConfig,
+    Moments,
+    RunConfig,
+    Source,
+    Stage,
+    Task,
+    domain_key,
+)
 from lillama.data.calibration import Calibration
 from lillama.data.speech import speech_clips
 from lillama.data.tokens import token_blocks
@@ -17,6 +28,7 @@ from lillama.evaluate.perplexity import MeasuredText, measured_text
 from lillama.evaluate.samples import prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
 from lillama.finetune import check_finetune
+from lillama.fits import check_memory
 from lillama.model.checkpoint import check_space
 from lillama.model.load import (
     check_dense,
@@ -28,6 +40,7 @@ from lillama.model.load import (
     resolve_dtype,
 )
 from lillama.model.targets import model_shape
+from lillama.results import read_json
 from lillama.strategy import Spectra, make_plan
 from lillama.strategy.plan import RankPlan
 
@@ -61,11 +74,11 @@ def prepare_plan(
     :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
-    if Stage.init in config.stages or config.strategy.from_spectra:
-        check_dense(config.model, cache_of(config))
+    check_dense(config.model, cache_of(config))
     shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
+        check_memory(config)
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
@@ -81,6 +94,10 @@ def prepare_inputs(config: RunConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model, cache_of(config))
     if Stage.samples in stages:
         prompt_tokens(tokenizer, evaluate.samples)
+    if Stage.zero_shot in stages and evaluate.zero_shot.chat_template and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("evaluate.zero_shot.chat_template=true: the model's tokenizer has none")
+    if config.baseline is not None and Stage.init not in stages:
+        check_baseline(config, config.baseline, tokenizer)
     reads = bool(stages & READ_TEXT)
     return Inputs(
         tokenizer=tokenizer,
@@ -95,6 +112,25 @@ def prepare_inputs(config: RunConfig) -> Inputs:
 
 def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
     return {name: measured_text(own, tokenizer, domain_key(name)) for name, own in config.texts.items()}
+
+
+def check_baseline(config: RunConfig, base: ModelConfig, tokenizer: Any) -> None:
+    """Raise a :class:`ConfigError` where the dense model beside a checkpoint cannot be compared with it."""
+    if is_compressed(base, cache_of(config)):
+        raise ConfigError(f"{base.KEY}={base.path}: is compressed; the dense model is wanted")
+    if load_tokenizer(base, cache_of(config)).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(f"{base.KEY}={base.path}: has another tokenizer; measure it in a run of its own")
+
+
+def check_plan_beside(config: RunConfig) -> None:
+    """Raise a :class:`ConfigError` where the plan that a checkpoint came with, and is saved with again, is broken."""
+    file = Path(str(config.model.path)).expanduser() / "plan.json"
+    if config.save_checkpoint and Stage.init not in config.stages and file.is_file():
+        try:
+            RankPlan.from_dict(read_json(file))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"model.path={config.model.path}: its plan.json cannot be read ({reason})") from None
 
 
 def cache_of(config: RunConfig) -> Path:
@@ -129,6 +165,7 @@ def check_runnable(config: RunConfig) -> None:
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
     if Stage.finetune in stages:
+        check_plan_beside(config)
         check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")

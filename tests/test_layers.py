@@ -17,6 +17,7 @@ FLOORS = [
     {"data", "strategy"},
     {"init", "distill", "evaluate", "logger"},
     {"finetune"},
+    {"fits"},
     {"record", "report", "prepare", "fingerprint", "bench"},
     {"measure", "supply"},
     {"tuning", "saving", "reuse"},

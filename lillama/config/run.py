@@ -1,7 +1,7 @@
 """One run, whole: the groups together, where its metrics go, how often it is saved."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 from omegaconf import MISSING
 
@@ -10,7 +10,8 @@ from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.limits import check_values
+from lillama.config.method import BaselineConfig, FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -103,6 +104,7 @@ class RunConfig:
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        check_values(self)
         if self.reuse and self.snapshot.off:
             raise ConfigError("reuse=true: what is kept is a snapshot; set snapshot.every_minutes or .every_steps")
         if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):
@@ -124,5 +126,6 @@ class RunConfig:
         path = self.evaluate.baseline
         if path is None:
             return None
-        pretrained = Weights.pretrained
-        return replace(self.model, path=path, revision=None, tokenizer=None, weights=pretrained, architecture={})
+        known = {part.name: getattr(self.model, part.name) for part in fields(self.model)}
+        own = {"path": path, "revision": None, "tokenizer": None, "weights": Weights.pretrained, "architecture": {}}
+        return BaselineConfig(**known | own)

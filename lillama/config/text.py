@@ -1,6 +1,7 @@
 """Texts, and how calibration text becomes blocks of tokens."""
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -26,9 +27,15 @@ class TextConfig:
     revision: str | None = None
 
     def check(self, key: str) -> None:
-        """Raise where the source needs a path and has none."""
+        """Raise where the source needs a path and has none, or where its pattern leads out of it."""
         needed = self.source is not Source.stdlib_docs
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+        if self.files is not None:
+            parts = PurePath(self.files).parts
+            inside = bool(parts) and not PurePath(self.files).is_absolute() and ".." not in parts
+            require(inside, f"{key}.files", self.files, f"must be a pattern of files below {key}.path")
+            whole = all("**" not in part or part == "**" for part in parts)
+            require(whole, f"{key}.files", self.files, "** must stand for whole folders")
 
 
 @dataclass(kw_only=True, slots=True)

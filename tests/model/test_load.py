@@ -100,7 +100,7 @@ def gguf(tmp_path, monkeypatch):
     """A file, and an import of it that copies its bytes; how often it was imported."""
     imports = []
 
-    def copy(file, folder):
+    def copy(file, folder, key):
         imports.append(file)
         (folder / "model.safetensors").write_bytes(file.read_bytes())
 
