@@ -47,6 +47,5 @@ def _ends(module: nn.Module) -> int:
 def _check(key: str, needed: int, what: str) -> None:
     there = host_memory()
     if needed > there:
-        raise ConfigError(
-            f"{key}: {what} need {needed / 1e9:,.1f} GB of memory, this machine has {there / 1e9:,.1f} GB"
-        )
+        have, need = f"{there / 1e9:,.1f} GB", f"{needed / 1e9:,.1f} GB"
+        raise ConfigError(f"{key}: {what} need {need} of memory, this machine has {have}")

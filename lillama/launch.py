@@ -4,8 +4,9 @@ import dataclasses
 import logging
 import os
 import re
+import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
 PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
 ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
 
 
@@ -76,7 +78,9 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
                 return self._tell_failures()
-            if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
+            if NULL_GROUP in str(error) and isinstance(error, ValueError):
+                error = ConfigError(f"{null_words(sys.argv[1:])}: a group takes one of its options, or is left out")
+            elif isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
                 error = ConfigError(f"hydra.run.dir: {error}")  # Hydra could not make the output folder
             return tell(error)
         return DONE
@@ -87,6 +91,11 @@ class Session:
         for name, error in self.failures:
             show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
+
+
+def null_words(words: Sequence[str]) -> str:
+    """The words of a command line that give null."""
+    return ", ".join(word for word in words if re.search(r"=.*\bnull\b", word))
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -113,9 +122,8 @@ def tell(error: BaseException) -> int:
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; for an unknown key or option, with the legal ones."""
-    text = " ".join(
-        dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error)
-    )
+    told = [part for part in chain_of(error, suppressed=False) if str(part) not in str(error) or part is error]
+    text = " ".join(dict.fromkeys(map(str, told)))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
     keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
     return printable(" ".join(text.split())) + (f"; the keys are {', '.join(keys)}" if keys else "")
@@ -128,12 +136,13 @@ def legal_keys(error: BaseException) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it."""
+def chain_of(error: BaseException, *, suppressed: bool = True) -> Iterator[BaseException]:
+    """An exception and what led to it; with ``suppressed`` what was raised ``from None`` too."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        hidden = seen.__suppress_context__ and not suppressed
+        seen = seen.__cause__ or (None if hidden else seen.__context__)
 
 
 def let_go(error: BaseException) -> None:

@@ -120,7 +120,7 @@ class WerConfig(TextConfig):
 
     def __post_init__(self) -> None:
         key = "evaluate.wer"
-        TextConfig.check(self, key)
+        TextConfig.check_files(self, key)  # a run without the stage needs no path
         require(self.source in (Source.speech, Source.hub), f"{key}.source", self.source.name, "must be speech or hub")
         clips = self.max_clips
         require(clips is None or clips > 0, f"{key}.max_clips", clips, "must be positive, or null for all")

@@ -19,7 +19,8 @@ LARGEST = {
     **dict.fromkeys(("seq_len", "stride", "lengths", "prompt", "new_tokens", "max_new_tokens"), LONGEST),
 }
 PATHS = ("path", "tokenizer", "baseline", "file", "tasks_dir", "cache_dir")
-FREE = ("architecture", "experiment")  # checked by what reads them
+NAMED = ("revision", "include", "exclude", "files", "device")  # what an empty text would match, or be taken for none
+FREE = ("experiment",)  # read by reports only
 MISSING_PLACE = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -33,9 +34,10 @@ def check_values(config: Any) -> None:
             require(math.isfinite(value), key, value, "must be finite")
         elif isinstance(value, int):
             most = LARGEST.get(name, LARGEST_NUMBER)
-            require(-most <= value <= most, key, value, f"must be at most {most:,}")
+            require(-most <= value <= most, key, value, f"must lie between {-most:,} and {most:,}")
         elif isinstance(value, str):
             require("\0" not in value, key, repr(value), "must not hold a NUL character")
+            require(bool(value.strip()) or name not in NAMED, key, repr(value), "must not be empty")
             if name in PATHS:
                 check_path(key, value)
 

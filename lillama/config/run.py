@@ -93,7 +93,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb
-        require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
+        require(0 < limit <= 1e9, "cache_limit_gb", limit, "must be positive and at most 1e9 (gigabytes)")
+        require(bool(self.name.strip()), "name", repr(self.name), "must not be empty")
         # What an interpolation gives is a list of words still: OmegaConf converts only what stands in the YAML itself.
         names = [stage.name if isinstance(stage, Stage) else str(stage) for stage in self.stages]
         for name in names:
@@ -105,6 +106,8 @@ class RunConfig:
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
         check_values(self)
+        if Stage.wer in self.stages:
+            self.evaluate.wer.check("evaluate.wer")
         if self.reuse and self.snapshot.off:
             raise ConfigError("reuse=true: what is kept is a snapshot; set snapshot.every_minutes or .every_steps")
         if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):

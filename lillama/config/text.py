@@ -27,9 +27,13 @@ class TextConfig:
     revision: str | None = None
 
     def check(self, key: str) -> None:
-        """Raise where the source needs a path and has none, or where its pattern leads out of it."""
+        """Raise where the source needs a path and has none."""
         needed = self.source is not Source.stdlib_docs
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+        TextConfig.check_files(self, key)
+
+    def check_files(self, key: str) -> None:
+        """Raise where the pattern leads out of the text's folder."""
         if self.files is not None:
             parts = PurePath(self.files).parts
             inside = bool(parts) and not PurePath(self.files).is_absolute() and ".." not in parts

@@ -67,7 +67,8 @@ def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None) -> Tasks:
                 leaves |= found["tasks"]
                 groups |= found["groups"]
     for name, metric in config.metrics.items():
-        known = metrics_of(leaves[name]) if name in leaves else [metric]
+        members = groups[name].get_all_tasks() if name in groups else [leaves[name]] if name in leaves else []
+        known = sorted({own for member in members for own in metrics_of(member)}) if members else [metric]
         if metric not in known:
             raise ConfigError(f"{KEY}.metrics.{name}={metric}: the task has {', '.join(known)}")
     return Tasks(tuple(dict.fromkeys(named)), leaves, groups)
