@@ -28,6 +28,7 @@ DONE, OTHER, BAD_INPUT = 0, 1, 2
 PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
+NO_MEMORY = "can't allocate memory"  # torch, of the host's
 ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
 
 
@@ -116,6 +117,9 @@ def tell(error: BaseException) -> int:
     if isinstance(error, ONE_LINE_ERRORS):
         show(f"error: {one_line(error)}", error=True)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        show(f"error: out of memory: {one_line(error)}", error=True)
+        return BAD_INPUT
     show("".join(traceback.format_exception(error)), error=True)
     return OTHER
 

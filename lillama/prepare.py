@@ -1,6 +1,7 @@
 """All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from lillama.model.load import (
 from lillama.model.targets import model_shape
 from lillama.results import read_json
 from lillama.strategy import Spectra, make_plan
-from lillama.strategy.plan import RankPlan
+from lillama.strategy.plan import RankPlan, whole_ranks
 
 READ_TEXT = {Stage.perplexity, Stage.throughput, Stage.stable_rank}
 # What a model cannot run that predicts no next token of text.
@@ -127,7 +128,8 @@ def check_plan_beside(config: RunConfig) -> None:
     file = Path(str(config.model.path)).expanduser() / "plan.json"
     if config.save_checkpoint and Stage.init not in config.stages and file.is_file():
         try:
-            RankPlan.from_dict(read_json(file))
+            whole_ranks(RankPlan.from_dict(read_json(file)).ranks)
+            json.dumps(read_json(file), allow_nan=False)  # as it is written again
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"model.path={config.model.path}: its plan.json cannot be read ({reason})") from None

@@ -19,7 +19,7 @@ def checksum(kind: str, key: str, content: bytes | Path) -> str:
         found.update(content)
         return found.hexdigest()
     with content.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: found).hexdigest()  # type: ignore[arg-type, return-value]
+        return hashlib.file_digest(opened, lambda: found).hexdigest()
 
 
 def seal(folder: Path, kind: str, key: str) -> None:

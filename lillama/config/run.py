@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -130,5 +131,11 @@ class RunConfig:
         if path is None:
             return None
         known = {part.name: getattr(self.model, part.name) for part in fields(self.model)}
-        own = {"path": path, "revision": None, "tokenizer": None, "weights": Weights.pretrained, "architecture": {}}
+        own: dict[str, Any] = {
+            "path": path,
+            "revision": None,
+            "tokenizer": None,
+            "weights": Weights.pretrained,
+            "architecture": {},
+        }
         return BaselineConfig(**known | own)

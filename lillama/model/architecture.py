@@ -15,7 +15,9 @@ LARGEST = 2**31 - 1
 # Of parts that are modules of their own, a Python object each.
 COUNTS = re.compile(r"(?:^|_)(?:n_)?(?:layers?|blocks?|experts|heads?|groups|depth)$")
 MOST_PARTS = 4096
-RENAMED = {"rope_theta", "rope_scaling", "torch_dtype"}  # names that transformers still takes for others
+RENAMED = {"rope_theta", "rope_scaling", "partial_rotary_factor", "torch_dtype"}  # transformers takes them for others
+# What models and generation read of any configuration, whether a family has it as a field or not.
+OF_ANY = {"decoder_start_token_id", "is_decoder", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 
 def inline_architecture(given: Mapping[str, Any]) -> Any:
@@ -49,7 +51,7 @@ def _refused(family: Any, error: Exception) -> ConfigError:
 
 def _known(default: Any) -> set[str]:
     """The keys of a family: what its configuration holds, and their other names."""
-    return {*vars(default), *default.to_dict(), *type(default).attribute_map, *RENAMED}
+    return {*vars(default), *default.to_dict(), *type(default).attribute_map, *RENAMED, *OF_ANY}
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:

@@ -92,14 +92,22 @@ def out_of_reach(shape: ModelShape, target: int, smallest: int, config: Strategy
     return ConfigError(f"strategy.reduction={asked:.4g}: out of reach {why}; the largest possible is {reach:.1%}")
 
 
+def whole_ranks(ranks: Mapping[str, Any]) -> dict[str, int]:
+    """Ranks by name, as a file has them.
+
+    :raises ValueError: for a rank that is no integer.
+    """
+    for name, rank in ranks.items():
+        if type(rank) is not int:
+            raise ValueError(f"the rank of {name} is {rank!r}, no integer")
+    return dict(ranks)
+
+
 def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
     """The ranks of a saved ``plan.json``; the budget is the plan's own."""
     assert isinstance(config, PlanFileConfig)
     try:
         ranks = json.loads(Path(config.file).read_text())["ranks"]
-        for name, rank in ranks.items():
-            if type(rank) is not int:
-                raise ValueError(f"the rank of {name} is {rank!r}, no integer")
-        return dict(ranks)
+        return whole_ranks(ranks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"strategy.file={config.file}: not a readable plan.json with `ranks` ({error})") from None
