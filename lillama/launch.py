@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from lillama.errors import ConfigError, Preempted, TeamError, WriteError, disk_t
 from lillama.preempt import PREEMPTED
 from lillama.report.summary import forecast_table, plan_table, summary
 from lillama.results import read_json
+from lillama.terminal import printable, show
 
 __all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
+NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
+NO_MEMORY = "can't allocate memory"  # torch, of the host's
 ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
 
@@ -54,12 +57,12 @@ class Session:
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
-                print(plan_table(read_json(folder / "plan.json")), end="\n\n")
+                show(plan_table(read_json(folder / "plan.json")) + "\n")
                 if (folder / "forecast.json").is_file():
-                    print(forecast_table(read_json(folder / "forecast.json")), end="\n\n")
-            print(summary(result), flush=True)
+                    show(forecast_table(read_json(folder / "forecast.json")) + "\n")
+            show(summary(result))
         except Preempted as asked:  # here, since in a launcher's job nobody above would know what it is
-            print(asked, file=sys.stderr)
+            show(asked, error=True)
             raise SystemExit(PREEMPTED) from None
         except Exception as error:
             if hydra.mode is RunMode.RUN:
@@ -77,21 +80,23 @@ class Session:
         try:
             main()
         except KeyboardInterrupt:
-            print("interrupted: the run's folder is whole; the same command goes on with it", file=sys.stderr)
+            show("interrupted: the run's folder is whole; the same command goes on with it", error=True)
             return OTHER
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
                 return self._tell_failures()
-            if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
+            if NULL_GROUP in str(error) and isinstance(error, ValueError):
+                error = ConfigError(f"{null_words(sys.argv[1:])}: a group takes one of its options, or is left out")
+            elif isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
                 error = ConfigError(f"hydra.run.dir: {error}")  # Hydra could not make the output folder
             return tell(error)
         return DONE
 
     def _tell_failures(self) -> int:
         """Print the failed cells of a sweep, a line each; bad input only where all of them were."""
-        print(f"error: {len(self.failures)} cells of the sweep failed:", file=sys.stderr)
+        show(f"error: {len(self.failures)} cells of the sweep failed:", error=True)
         for name, error in self.failures:
-            print(f"  {name}: {one_line(error)}", file=sys.stderr)
+            show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
 
 
@@ -117,6 +122,11 @@ def _is_our_sweep(file: Path) -> bool:
     return isinstance(held, dict) and {"hydra", "strategy", "distill", "evaluate"} <= held.keys()
 
 
+def null_words(words: Sequence[str]) -> str:
+    """The words of a command line that give null."""
+    return ", ".join(word for word in words if re.search(r"=.*\bnull\b", word))
+
+
 def typed(composed: DictConfig) -> RunConfig:
     """A composed configuration as dataclasses, their ranges checked.
 
@@ -133,12 +143,15 @@ def typed(composed: DictConfig) -> RunConfig:
 def tell(error: BaseException) -> int:
     """Print what went wrong, bad input in one line; the exit status."""
     if isinstance(error, ONE_LINE_ERRORS):
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        show(f"error: {one_line(error)}", error=True)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
     if (reason := disk_trouble(error)) is not None:
-        print(f"error: {reason}", file=sys.stderr)
+        show(f"error: {reason}", error=True)
         return OTHER
-    traceback.print_exception(error)
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        show(f"error: out of memory: {one_line(error)}", error=True)
+        return BAD_INPUT
+    show("".join(traceback.format_exception(error)), error=True)
     return OTHER
 
 
@@ -147,8 +160,8 @@ def one_line(error: BaseException) -> str:
     told = list(chain_of(error, suppressed=False))
     text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
-    keys = next((legal_keys(part) for part in told if legal_keys(part)), None)
-    return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
+    keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
+    return printable(" ".join(text.split())) + (f"; the keys are {', '.join(keys)}" if keys else "")
 
 
 def legal_keys(error: BaseException) -> list[str]:

@@ -24,6 +24,7 @@ from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.finetune import dense_teacher
 from lillama.fingerprint import run_fingerprint
+from lillama.fits import check_memory
 from lillama.folder import alone, check_inputs, disk_explained, finished, leave_word, made
 from lillama.init import StartNotes, start_factors
 from lillama.job import Job, Saves, note_of
@@ -138,6 +139,7 @@ def run_stages(job: Job) -> None:
             plan = agreed_plan(job, supply)
     else:
         check_runnable(config)
+        check_memory(config)
     if measures := bool(set(config.stages) - {Stage.plan, Stage.bench}):
         supply.inputs()
     known = plan_beside(config) if Stage.finetune in config.stages and Stage.init not in config.stages else None

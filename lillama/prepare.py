@@ -8,7 +8,18 @@ from typing import Any
 
 from lillama.cache import Cache
 from lillama.checks import check_calibration, check_settings, check_texts
-from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
+from lillama.config import (
+    DataConfig,
+    DomainsConfig,
+    Dtype,
+    ModelConfig,
+    Moments,
+    RunConfig,
+    Source,
+    Stage,
+    Task,
+    domain_key,
+)
 from lillama.data.calibration import Calibration
 from lillama.data.generated import Writer, check_written, writes
 from lillama.data.mixed import text_blocks
@@ -21,6 +32,7 @@ from lillama.evaluate.tasks import Tasks, harness_tasks
 from lillama.evaluate.transcribe import check_positions
 from lillama.evaluate.zero_shot import check_generation
 from lillama.finetune import check_finetune, check_teacher
+from lillama.fits import check_memory
 from lillama.model.checkpoint import check_space
 from lillama.model.limits import Limits, model_limits
 from lillama.model.load import (
@@ -32,6 +44,7 @@ from lillama.model.load import (
     most_positions,
     resolve_device,
     resolve_dtype,
+    same_vocabulary,
 )
 from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy import Spectra, make_plan
@@ -67,13 +80,13 @@ def prepare_plan(
     :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
-    if Stage.init in config.stages or config.strategy.from_spectra:
-        check_dense(config.model, cache_of(config))
+    check_dense(config.model, cache_of(config))
     model = meta_model(config.model, cache_of(config))
     shape = model_shape(model, config.model.targets).factored(config.factors.form)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
         check_settings(config, model_limits(model))
+        check_memory(config)
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
@@ -103,6 +116,10 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
         check_room(model, prompts, evaluate.samples)
     if Stage.wer in stages:
         check_positions(model, evaluate.wer)
+    if Stage.zero_shot in stages and evaluate.zero_shot.chat_template and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("evaluate.zero_shot.chat_template=true: the model's tokenizer has none")
+    if config.baseline is not None and Stage.init not in stages:
+        check_baseline(config, config.baseline)
     inputs = Inputs(
         tokenizer=tokenizer,
         data=_calibration(config, config.data, tokenizer, limits, writer) if config.calibrates else None,
@@ -128,6 +145,14 @@ def _limits(config: RunConfig, model: Any) -> Limits:
 
 def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
     return {name: measured_text(own, tokenizer, domain_key(name)) for name, own in config.texts.items()}
+
+
+def check_baseline(config: RunConfig, base: ModelConfig) -> None:
+    """Raise a :class:`ConfigError` where the dense model beside a checkpoint cannot be compared with it."""
+    if is_compressed(base, cache_of(config)):
+        raise ConfigError(f"{base.KEY}={base.path}: is compressed; the dense model is wanted")
+    if not same_vocabulary(base, config.model, cache_of(config)):
+        raise ConfigError(f"{base.KEY}={base.path}: has another tokenizer; measure it in a run of its own")
 
 
 def cache_of(config: RunConfig) -> Path:

@@ -1,5 +1,6 @@
 """The checkpoint of a run: what it made, with the run's own figures on its card."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,8 +42,10 @@ def plan_beside(config: RunConfig) -> dict[str, Any] | None:
     if place is None or not (place / PLAN).is_file():
         return None
     try:
-        return RankPlan.from_dict(read_json(place / PLAN)).as_dict()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        plan = RankPlan.from_dict(read_json(place / PLAN)).as_dict()
+        json.dumps(plan, allow_nan=False)  # as it is written again
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"model.path={config.model.path}: its {PLAN} is damaged ({type(error).__name__}: {error}); remove it"
         ) from None

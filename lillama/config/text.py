@@ -1,6 +1,7 @@
 """Texts, and how calibration text becomes blocks of tokens."""
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -40,6 +41,16 @@ class TextConfig:
         require(rows is InvalidRows.refuse or self.source is not Source.speech, f"{key}.invalid_rows", rows.name, legal)
         needed = self.source not in WITHOUT_PATH
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+        TextConfig.check_files(self, key)
+
+    def check_files(self, key: str) -> None:
+        """Raise where the pattern leads out of the text's folder."""
+        if self.files is not None:
+            parts = PurePath(self.files).parts
+            inside = bool(parts) and not PurePath(self.files).is_absolute() and ".." not in parts
+            require(inside, f"{key}.files", self.files, f"must be a pattern of files below {key}.path")
+            whole = all("**" not in part or part == "**" for part in parts)
+            require(whole, f"{key}.files", self.files, "** must stand for whole folders")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,17 +1,17 @@
 """The cells of a sweep: those that its ``multirun.yaml`` promises, and what became of each."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
-from lillama.compose import set_up, sweep_cells
+from lillama.compose import sweep_cells
+from lillama.report.promise import promise
 from lillama.results import FILE, MISSING, read_result
+from lillama.terminal import show
 
 DAMAGED = "DAMAGED"  # a results.json that cannot be read, or lacks what a result has
 
@@ -46,16 +46,16 @@ def cells(folder: Path) -> list[Cell]:
 
 
 def promised_overrides(folder: Path) -> list[list[str]]:
-    """The overrides of every cell of the last sweep in a folder; none where there was no sweep."""
+    """The overrides of every cell of the last sweep in a folder; none where there was no sweep.
+
+    :raises ConfigError: for a ``multirun.yaml`` that cannot be read.
+    """
     file = folder / "multirun.yaml"
     if not file.is_file():
         return []
-    set_up()
-    whole = OmegaConf.load(file)
-    assert isinstance(whole, DictConfig)
-    whole.scale = whole.hydra.runtime.choices.get("scale")  # an experiment's own default too
+    said = promise(file)
     try:
-        return sweep_cells(whole, list(whole.hydra.overrides.task))
+        return sweep_cells(said.params, said.task)
     except HydraException:  # a glob can only be expanded by the sweep itself
         return []
 
@@ -74,11 +74,11 @@ def tell_open_cells(found: Sequence[Cell]) -> int:
     """Name the cells that are not done, each with its reason; the exit status, 1 where there are any."""
     left = [cell for cell in found if cell.status != "done"]
     if left:
-        print(f"\n{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
+        show(f"\n{len(left)} of {len(found)} cells are not done:", error=True)
     for cell in left:
         again = f"mend or remove its {FILE}" if cell.status == DAMAGED else "start the same sweep again to run it"
         reason = (cell.result or {}).get("error") or again
-        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
+        show(f"  {cell.folder.name}: {cell.status}: {reason}", error=True)
     return 1 if left else 0
 
 

@@ -1,0 +1,73 @@
+"""The architecture that a configuration writes out: every key known, every size one that can be built."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import AutoConfig
+
+from lillama.errors import ConfigError
+
+KEY = "model.architecture"
+LARGEST = 2**31 - 1
+# Of parts that are modules of their own, a Python object each.
+COUNTS = re.compile(r"(?:^|_)(?:n_)?(?:layers?|blocks?|experts|heads?|groups|depth)$")
+MOST_PARTS = 4096
+RENAMED = {"rope_theta", "rope_scaling", "partial_rotary_factor", "torch_dtype"}  # transformers takes them for others
+# What models and generation read of any configuration, whether a family has it as a field or not.
+OF_ANY = {"decoder_start_token_id", "is_decoder", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
+
+
+def inline_architecture(given: Mapping[str, Any]) -> Any:
+    """Make transformers' configuration of ``model.architecture``.
+
+    :raises ConfigError: for a family, a key or a value that transformers does not know, or a size out of all bounds.
+    """
+    values = dict(given)
+    family = values.pop("model_type", None)
+    for key, value in _numbers(values, KEY):
+        _check(key, value)
+    try:
+        default = AutoConfig.for_model(family)
+    except Exception as error:  # noqa: BLE001 - a family that there is not, or that has no defaults
+        raise _refused(family, error) from None
+    known = _known(default)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, sorted(known), n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise ConfigError(f"{KEY}.{key}: {family} has no such key{hint}")
+    try:
+        return AutoConfig.for_model(family, **values)
+    except Exception as error:  # noqa: BLE001 - each family checks its values in its own way
+        raise _refused(family, error) from None
+
+
+def _refused(family: Any, error: Exception) -> ConfigError:
+    return ConfigError(f"{KEY}: not an architecture of {family} ({' '.join(str(error).split())[:300]})")
+
+
+def _known(default: Any) -> set[str]:
+    """The keys of a family: what its configuration holds, and their other names."""
+    return {*vars(default), *default.to_dict(), *type(default).attribute_map, *RENAMED, *OF_ANY}
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for name, own in value.items():
+            yield from _numbers(own, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for number, own in enumerate(value):
+            yield from _numbers(own, f"{key}[{number}]")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+
+
+def _check(key: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be finite")
+    most = MOST_PARTS if COUNTS.search(key.rpartition(".")[2]) else LARGEST
+    if abs(value) > most:
+        raise ConfigError(f"{key}={value}: must be at most {most:,}")
