@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from lillama.data.tokens import TokenBlocks
 from lillama.model.inputs import Batch
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 
@@ -123,3 +124,19 @@ def batch_for(model: Any, size: int = 3, length: int = 12, *, seed: int = 0) -> 
         frames = 2 * model.config.max_source_positions
         features = torch.randn(size, model.config.num_mel_bins, frames, generator=generator)
     return Batch(ids, None, features)
+
+
+class FixedBatch(TokenBlocks):
+    """Calibration data that is one batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.ids.numpy(), batch.ids.new_full((len(batch.ids),), batch.ids.shape[1]).numpy())
+        object.__setattr__(self, "batch", batch)
+
+    __slots__ = ("batch",)
+
+    def head(self, tokens):
+        return self
+
+    def batches(self, size, device):
+        yield self.batch

@@ -10,17 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
-from lillama.data.tokens import TokenBlocks
 from lillama.distill.batch import Lesson, learn_batch, make_learners
 from lillama.init import start_factors
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
-from lillama.model.inputs import Batch, model_inputs
+from lillama.model.inputs import model_inputs
 from lillama.model.load import byte_tokenizer
 from lillama.model.student import Student
 from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.runtime import LowRank
-from tests.families import FAMILIES, batch_for, tiny
+from tests.families import FAMILIES, FixedBatch, batch_for, tiny
 from tests.model.test_student import student_of
 
 WITH_ENDS = ["llama", "opt", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "mamba", "jamba", "modernbert"]
@@ -128,19 +127,3 @@ def test_master_weights_learn_in_a_narrow_model(family, train):
         assert any(not torch.equal(p, old) for p, old in zip(learner.parameters, before[index], strict=True))
     with student.in_place() as compressed:
         assert {p.dtype for p in compressed.parameters()} == {torch.bfloat16}
-
-
-class FixedBatch(TokenBlocks):
-    """Calibration data that is one batch."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.ids.numpy(), batch.ids.new_full((len(batch.ids),), batch.ids.shape[1]).numpy())
-        object.__setattr__(self, "batch", batch)
-
-    __slots__ = ("batch",)
-
-    def head(self, tokens):
-        return self
-
-    def batches(self, size, device):
-        yield self.batch
