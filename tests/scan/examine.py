@@ -15,7 +15,7 @@ from lillama.distill import Session, distill
 from lillama.distill.batch import Lesson, learn_batch, make_learners, parts
 from lillama.errors import ConfigError
 from lillama.init import start_factors
-from lillama.model.blocks import Blocks
+from lillama.model.blocks import Blocks, hidden_states
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.load import byte_tokenizer
@@ -81,7 +81,7 @@ def _examine(finding: Finding, task: Task, family: str, changes: Mapping[str, An
     shape = _step(lambda: model_shape(meta))
     plan = _step(lambda: make_plan(shape, UniformConfig(reduction=0.2)))
     finding.dense, finding.planned = plan.dense_parameters, plan.parameters
-    finding.stay_dense = sorted(getattr(shape, "idle", ()))
+    finding.stay_dense = [*shape.idle, *shape.shared]
     _step(lambda: _check_shapes(shape, model_shape(model)))
     compressed = _step(lambda: _compressed(model, plan, batch))
     finding.saved = _step(lambda: _saved(compressed, plan, inputs, folder))
@@ -107,8 +107,9 @@ def batch_of(model: Any, size: int = 3, length: int = 12) -> Batch:
     """Random tokens, one sequence shorter, and sound for a model that hears it as Whisper does."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(SPECIAL, VOCABULARY - 8, (size, length), generator=generator)
+    mask = torch.arange(length) < torch.tensor([length] * (size - 1) + [length - 3])[:, None]
     if not hasattr(model.config, "num_mel_bins") or not hasattr(model.config, "max_source_positions"):
-        return Batch(ids)
+        return Batch(ids, mask)
     frames = 2 * model.config.max_source_positions
     return Batch(ids, None, torch.randn(size, model.config.num_mel_bins, frames, generator=generator))
 
@@ -162,7 +163,7 @@ def _check_stream(student: Student, batch: Batch) -> None:
         hook = Blocks(compressed)[last].register_forward_hook(lambda _m, _a, output: seen.append(output))
         compressed(**model_inputs(compressed, batch).arguments)
         hook.remove()
-    own = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    own = hidden_states(seen[0])
     _check_close(edge.student[blocks.place(last)], own, "the student's hidden states beside the teacher's")
 
 
@@ -179,10 +180,14 @@ def _saved(model: Any, plan: RankPlan, inputs: Mapping[str, Any], folder: Path) 
 
 
 def stored_parameters(folder: Path, model: nn.Module) -> int:
-    """How many parameters the files of a checkpoint hold; buffers do not count."""
-    buffers = {name for name, _ in model.named_buffers()}
+    """How many parameters the files of a checkpoint hold: all their numbers but those of the buffers.
+
+    Buffers are known by their number: some families store them under other names.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = sum(tensor.numel() for name, tensor in model.state_dict().items() if name not in parameters)
     files = (load_file(file) for file in folder.glob("*.safetensors"))
-    return sum(tensor.numel() for file in files for name, tensor in file.items() if name not in buffers)
+    return sum(tensor.numel() for file in files for tensor in file.values()) - buffers
 
 
 def _check_close(found: Tensor | None, wanted: Tensor | None, of: str) -> None:

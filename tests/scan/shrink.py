@@ -17,8 +17,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r".*(num|n)_(hidden_)?layers|n_layers?|(num_)?(encoder|decoder)_layers|depth|num_hidden_groups", LAYERS),
     (r"num_(encoder|decoder|sparse_encoder|sparse_decoder)_layers|.*_(encoder|decoder)_layers|num_blocks", LAYERS),
     (r".*(num_key_value|kv_n|num_kv)_heads|.*_key_heads|num_query_groups", 2),
+    (r"qk_rope_head_dim|rotary_dim", 4),
     (r".*heads?_dim|.*head_size|d_kv|d_head|v_head_dim|dim_head|kv_channels|mamba_d_head|mamba_headdim|headdim", 8),
-    (r"qk_rope_head_dim", 4),
     (r".*num_(attention|value)?_?heads|.*attention_heads|n_heads?|num_heads|.*_n_heads|index_n_heads", 4),
     (r".*(q|kv|o)_lora_rank|.*time_step_rank|mamba_dt_rank|laurel_rank|adapter_rank|.*_lowrank", 8),
     (r"num_experts_per_tok(en)?|moe_top_?k|num_selected_experts|moe_k|top_k", 2),
@@ -51,9 +51,9 @@ def tiny_configuration(family: str, changes: Mapping[str, Any] | None = None) ->
 def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration to change, and the values that make it small."""
     chosen = _chosen_layers(fields)
-    small: dict[str, Any] = {}
+    small: dict[str, Any] = {"head_dim": 4} if {"head_dim", "qk_rope_head_dim"} <= fields.keys() else {}
     for name, value in fields.items():
-        if name in UNSIZED or isinstance(value, bool):
+        if name in UNSIZED or name in small or isinstance(value, bool):
             continue
         if isinstance(value, dict) and ("config" in name or name in ("encoder", "decoder", "text_encoder")):
             small[name] = shrunken(value) | {key: value[key] for key in ("model_type",) if key in value}
