@@ -25,8 +25,8 @@ class Feed(NamedTuple):
 class BlockLearner:
     """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7).
 
-    :param parameters: those of the block that learn. :param loss: of the feeds' outputs; summed over tokens. :param dtype: what the model computes in; master weights are
-        wider.
+    :param parameters: those of the block that learn. :param loss: of the feeds' outputs; summed over tokens.
+    :param dtype: what the model computes in; master weights are wider.
     """
 
     def __init__(

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lillama.errors import ConfigError
-from lillama.model.blocks import BlockCall, Blocks, block_call, hidden_states, with_hidden
+from lillama.model.blocks import BlockCall, Blocks, block_call, with_hidden
 from lillama.model.inputs import Batch, model_inputs
 from lillama.runtime import is_fused_experts
 
 log = logging.getLogger(__name__)
 ROWS, LENGTH = 5, 8  # of the tokens that it runs on
+_SEEN: dict[tuple[Any, ...], frozenset[str] | None] = {}  # by structure: a sweep asks for one model again and again
 
 
 def called_modules(model: Any) -> frozenset[str] | None:
@@ -27,12 +28,26 @@ def called_modules(model: Any) -> frozenset[str] | None:
     :raises ConfigError: where a block cannot be distilled on its own: one that runs twice, takes what another has
         computed beside the hidden states, or works on hidden states that are not [batch, tokens, ...].
     """
+    key = _structure(model)
+    if key not in _SEEN:
+        _SEEN[key] = _called_modules(model)
+    return _SEEN[key]
+
+
+def _structure(model: Any) -> tuple[Any, ...]:
+    """What decides which modules run: the class, its configuration, the modules and the shapes of their weights."""
+    shapes = tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
+    return type(model), str(model.config), shapes, tuple(name for name, _ in model.named_modules())
+
+
+def _called_modules(model: Any) -> frozenset[str] | None:
     try:
+        inputs = model_inputs(model, _batch(model)).arguments
         with FakeTensorMode(allow_non_fake_inputs=True):
             twin = without_weights(model)
             watch = _Watch(Blocks(twin))
             watch.look_on()
-            twin(**model_inputs(twin, _batch(twin)).arguments)
+            twin(**inputs)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever an operation without values, or an unknown input, leads to
@@ -98,8 +113,8 @@ class _Watch:
         wanted = list(range(len(self.blocks)))
         if self.order != wanted:
             twice = next((index for index in wanted if self.order.count(index) != 1), None)
-            how = "not in their order" if twice is None else f"block {twice} {self.order.count(twice)} times"
-            raise self._refusal(f"a pass runs its blocks {how}")
+            how = "its blocks in another order" if twice is None else f"block {twice} {self.order.count(twice)} times"
+            raise self._refusal(f"a pass runs {how}")
 
     def _noting(self, name: str) -> Any:
         return lambda *_: self.called.add(name)
@@ -142,7 +157,9 @@ class _Watch:
                 raise self._refusal(f"block {call.index} takes {name}, which lower blocks have computed")
 
     def _refusal(self, why: str) -> ConfigError:
-        return ConfigError(f"model={type(self.blocks.model).__name__}: {why}; its blocks cannot be distilled one by one")
+        return ConfigError(
+            f"model={type(self.blocks.model).__name__}: {why}; its blocks cannot be distilled one by one"
+        )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -19,10 +19,24 @@ from lillama.model.student import Student
 from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.runtime import LowRank
+from lillama.strategy.plan import RankPlan
+from tests.checkpoints import stored_parameters
 from tests.families import FAMILIES, FixedBatch, batch_for, tiny
 from tests.model.test_student import student_of
 
-WITH_ENDS = ["llama", "opt", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "mamba", "jamba", "modernbert"]
+WITH_ENDS = [
+    "llama",
+    "opt",
+    "gpt2",
+    "gpt_neox",
+    "falcon",
+    "mixtral",
+    "qwen3_moe",
+    "mamba",
+    "jamba",
+    "zamba2",
+    "modernbert",
+]
 CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in WITH_ENDS]
 
 
@@ -46,22 +60,25 @@ def perturb_biases(model):
 
 
 def compressed(family, *, ends):
-    """A compressed model, its ranks, one batch of its inputs and its logits for them."""
+    """A compressed model, its dense shape, its ranks, one batch of its inputs and its logits for them."""
     model = tiny(family)
     perturb_biases(model)
+    shape = model_shape(model, TargetsConfig(include=["*"]) if ends else None)
     ranks = mixed_ranks(model, ends=ends)
     model = student_of(model, ranks).settle()
     inputs = model_inputs(model, batch_for(model)).arguments
-    return model, ranks, inputs, model(**inputs).logits
+    return model, shape, ranks, inputs, model(**inputs).logits
 
 
 @pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
 @torch.no_grad()
 def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
-    model, ranks, inputs, logits = compressed(family, ends=ends)
+    model, shape, ranks, inputs, logits = compressed(family, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#", max_shard_size="20KB")
     loaded = load_checkpoint(tmp_path / "a", attn_implementation="eager")  # raises for any key that does not fit
     torch.testing.assert_close(loaded(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
+    planned = RankPlan.of(shape, ranks).parameters
+    assert planned == sum(p.numel() for p in loaded.parameters()) == stored_parameters(tmp_path / "a", loaded)
     own, theirs = model.state_dict(), loaded.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
@@ -75,7 +92,7 @@ def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, tmp_path):
 @pytest.mark.parametrize(("family", "ends"), CASES, ids=str)
 @torch.no_grad()
 def test_dequantize_gives_a_plain_dense_model(family, ends, tmp_path):
-    model, ranks, inputs, logits = compressed(family, ends=ends)
+    model, _, ranks, inputs, logits = compressed(family, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#")
     load_checkpoint(tmp_path / "a").dequantize().save_pretrained(tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text())

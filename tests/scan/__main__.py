@@ -76,7 +76,7 @@ def apart(task: Task, family: str, *, traces: bool = False) -> Finding:
 
 
 def _child(task: Task, family: str, folder: Path, answer: Path, traces: bool) -> None:
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         if not traces:
             os.dup2(nowhere.fileno(), 2)
         try:

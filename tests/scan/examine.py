@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, Task, UniformConfig
@@ -25,6 +24,7 @@ from lillama.model.targets import ModelShape, model_shape
 from lillama.model.task import AUTO_CLASSES
 from lillama.strategy import make_plan
 from lillama.strategy.plan import RankPlan
+from tests.checkpoints import stored_parameters
 from tests.families import FixedBatch
 from tests.scan.shrink import SPECIAL, VOCABULARY, tiny_configuration
 
@@ -59,9 +59,7 @@ class _Ends(Exception):  # noqa: N818 - control flow, not an error
     """The end of a family that does not compress."""
 
 
-def examine(
-    task: Task, family: str, changes: Mapping[str, Any], folder: Path, *, traces: bool = False
-) -> Finding:
+def examine(task: Task, family: str, changes: Mapping[str, Any], folder: Path, *, traces: bool = False) -> Finding:
     """Plan a fifth away, start, distil, save and load a family's tiny model; compare outputs and counts."""
     finding = Finding(task.name, family)
     try:
@@ -179,17 +177,6 @@ def _saved(model: Any, plan: RankPlan, inputs: Mapping[str, Any], folder: Path) 
     return saved
 
 
-def stored_parameters(folder: Path, model: nn.Module) -> int:
-    """How many parameters the files of a checkpoint hold: all their numbers but those of the buffers.
-
-    Buffers are known by their number: some families store them under other names.
-    """
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    buffers = sum(tensor.numel() for name, tensor in model.state_dict().items() if name not in parameters)
-    files = (load_file(file) for file in folder.glob("*.safetensors"))
-    return sum(tensor.numel() for file in files for tensor in file.values()) - buffers
-
-
 def _check_close(found: Tensor | None, wanted: Tensor | None, of: str) -> None:
     if (found is None) != (wanted is None):
         raise _Ends("wrong", f"{of}: one is missing")
@@ -205,14 +192,14 @@ def _step(work: Callable[[], Any]) -> Any:
         raise _Ends("refused", " ".join(str(error).split())) from None
     except _Ends:
         raise
-    except Exception as error:  # noqa: BLE001 - the table says what came
+    except Exception as error:
         raise _Ends("traceback", _named(error)) from error
 
 
 def _attempt(ends: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except Exception as error:  # noqa: BLE001 - each class checks its sizes in its own way
+    except Exception as error:
         raise _Ends(ends, _named(error)) from error
 
 
