@@ -38,13 +38,13 @@ def pivot(source: Path, target: Path) -> str:
     _check(source, target)
     from lillama.model.checkpoint import load_checkpoint
     from lillama.model.pivoting import pivot_model
-    from lillama.model.surgery import orders_of
+    from lillama.runtime.lillama_modules import ORDER
 
     model: Any = load_checkpoint(source, dtype="auto")
     before = sum(parameter.numel() for parameter in model.parameters())
     pivot_model(model)
     after = sum(parameter.numel() for parameter in model.parameters())
-    integers = sum(order.numel() for order in {id(order): order for order in orders_of(model).values()}.values())
+    integers = sum(value.numel() for name, value in model.state_dict().items() if name.rpartition(".")[2] in ORDER)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

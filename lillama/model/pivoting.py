@@ -18,6 +18,7 @@ from lillama.runtime import (
     PivotedLinear,
     PivotedPair,
     mark,
+    share_orders,
 )
 
 
@@ -37,7 +38,9 @@ def pivot_model(model: Any) -> Any:
                 module.lowrank[key] = _pivoted_pair(pair)
     own = model.config.quantization_config
     ranks = {"linear": own.linear, "embedding": own.embedding, "experts": own.experts}
-    mark(model, LowRankConfig(**ranks, without_bias=own.without_bias, factors=PIVOTED))
+    config = LowRankConfig(**ranks, without_bias=own.without_bias, factors=PIVOTED)
+    share_orders(model, config)
+    mark(model, config)
     return model
 
 
