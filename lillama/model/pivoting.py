@@ -34,8 +34,9 @@ def pivot_model(model: Any) -> Any:
             model.set_submodule(name, _pivoted_module(module, shared))
         elif isinstance(module, LowRankExperts):
             module.pivoted = True
-            for key, pair in module.lowrank.items():
-                module.lowrank[key] = _pivoted_pair(pair)
+            pairs: Any = module.lowrank
+            for key, pair in pairs.items():
+                pairs[key] = _pivoted_pair(pair)
     own = model.config.quantization_config
     ranks = {"linear": own.linear, "embedding": own.embedding, "experts": own.experts}
     config = LowRankConfig(**ranks, without_bias=own.without_bias, factors=PIVOTED)
