@@ -1,8 +1,10 @@
 """What a result depends on, as one hash: two runs with the same fingerprint give the same figures."""
 
 from pathlib import Path
+from typing import Any
 
 from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key, plain
+from lillama.data.mixed import data_identity
 from lillama.data.sources import source_identity
 from lillama.errors import ConfigError
 from lillama.model.load import model_identity
@@ -37,18 +39,23 @@ def run_fingerprint(config: RunConfig) -> str:
         for key in keys:
             del values[group][key]
     values["distill"]["schedule"].pop("place", None)
-    values["finetune"]["data"]["path"] = None
+    _forget_places(values)
     if Stage.finetune not in config.stages:
         del values["finetune"]
     for measure in set(MEASURES) - set(config.stages):
         del values["evaluate"][measure.name]
-    for place in (values["model"], values["data"], values["evaluate"]["perplexity"], values["evaluate"].get("wer", {})):
-        place["path"] = None
-    for own in values["evaluate"].get("domains", {}).get("texts", {}).values():
-        own["path"] = None
-    values["evaluate"]["tasks_dir"] = values["evaluate"]["baseline"] = None
     values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
+
+
+def _forget_places(values: dict[str, Any]) -> None:
+    """Leave out where models and texts lie: what they hold is what counts."""
+    evaluate, texts = values["evaluate"], [values["data"], values["finetune"]["data"]]
+    parts = [part for text in texts for part in text.get("parts", {}).values()]
+    domains = evaluate["domains"]["texts"].values()
+    for place in (values["model"], *texts, *parts, evaluate["perplexity"], evaluate["wer"], *domains):
+        place["path"] = None
+    evaluate["tasks_dir"] = evaluate["baseline"] = None
 
 
 def _contents(config: RunConfig) -> list[str | None]:
@@ -58,11 +65,11 @@ def _contents(config: RunConfig) -> list[str | None]:
         # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
         return [plan, None if config.model.architecture else model_identity(config.model)]
     if set(config.stages) == {Stage.plan}:
-        return [plan, model_identity(config.model), source_identity(config.data, "data")]
+        return [plan, model_identity(config.model), data_identity(config.data)]
     perplexity = config.evaluate.perplexity
-    texts = [source_identity(config.data, "data"), source_identity(perplexity, "evaluate.perplexity")]
+    texts = [data_identity(config.data), source_identity(perplexity, "evaluate.perplexity")]
     if Stage.finetune in config.stages:
-        texts.append(source_identity(config.finetune.data, config.finetune.data.KEY))
+        texts.append(data_identity(config.finetune_data))
     return [plan, model_identity(config.model), *texts, *_measured_on(config)]
 
 

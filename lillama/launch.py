@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
 from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
-from lillama.report.summary import plan_table, summary
+from lillama.report.summary import forecast_table, plan_table, summary
 from lillama.results import read_json
 
 __all__ = ["Session", "set_up", "typed"]
@@ -51,6 +51,8 @@ class Session:
                 return
             if config.stages == [Stage.plan]:
                 print(plan_table(read_json(folder / "plan.json")), end="\n\n")
+                if (folder / "forecast.json").is_file():
+                    print(forecast_table(read_json(folder / "forecast.json")), end="\n\n")
             print(summary(result), flush=True)
         except Preempted as asked:  # here, since in a launcher's job nobody above would know what it is
             print(asked, file=sys.stderr)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import PerplexityConfig, RunConfig, Stage, Weights
+from lillama.config import Objective, PerplexityConfig, RunConfig, Stage, Weights
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, perplexity
 from lillama.evaluate.samples import samples
@@ -15,7 +15,7 @@ from lillama.evaluate.throughput import throughput
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, model_variants, random_variants, student_variants
 from lillama.evaluate.wer import word_errors
 from lillama.evaluate.zero_shot import recovery, zero_shot
-from lillama.model.load import load_model, load_tokenizer, resolve_device
+from lillama.model.load import load_model, resolve_device, same_vocabulary
 from lillama.model.student import Student, random_student
 from lillama.prepare import Inputs, cache_of, kept
 from lillama.record import STABLE_RANK_CHART, Record
@@ -80,11 +80,11 @@ def measure_beside(measurement: Measurement, student: Student) -> None:
 def measure_checkpoint(
     measurement: Measurement,
     plan: RankPlan | None,
-    finetune: Callable[[nn.Module], nn.Module] | None = None,
+    finetune: Callable[[nn.Module, nn.Module | None], nn.Module] | None = None,
 ) -> None:
     """What a run measures that compresses no model: the configured one, and a dense one beside it where one is given.
 
-    :param finetune: makes the configured model the one that is measured after its perplexity.
+    :param finetune: makes the configured model, beside the baseline, the one that is measured after its perplexity.
 
     With a plan and no weights to start it from, speed and memory are those of random factors.
 
@@ -97,13 +97,16 @@ def measure_checkpoint(
         return
     with record.stage("load"):
         models = _models(config)
+    teacher = models.get(DENSE) if COMPRESSED in models else None
+    if not config.evaluate.dense and teacher is not None:
+        del models[DENSE]  # it is there to learn from, not to be measured
     record.note_models({role: sum(p.numel() for p in model.parameters()) for role, model in models.items()})
     if Stage.perplexity in config.stages:
         points = {ROLE_IN_CURVE[role]: measurement.perplexity(model) for role, model in models.items()}
         record.note_curve(points, [], measurement.inputs.text)
     if finetune is not None:
         own = COMPRESSED if COMPRESSED in models else DENSE
-        models[own] = finetune(models[own])
+        models[own] = finetune(models[own], teacher)
     if plan is not None and Stage.throughput in config.stages:
         measurement.side_by_side(student_variants(random_student(models[DENSE], plan.ranks, plan.factors)))
     else:
@@ -121,11 +124,16 @@ def _models(config: RunConfig) -> dict[str, nn.Module]:
     cache_dir, base = cache_of(config), config.baseline
     model = load_model(config.model, cache_dir, seed=config.seed)
     low_rank = any(isinstance(module, LowRank) for module in model.modules())
-    if base is None or not config.evaluate.dense:
+    if base is None or not (config.evaluate.dense or _teaches(config)):
         return {COMPRESSED if low_rank else DENSE: model}
-    if load_tokenizer(base, cache_dir).get_vocab() != load_tokenizer(config.model, cache_dir).get_vocab():
+    if not same_vocabulary(base, config.model, cache_dir):
         raise ConfigError(f"evaluate.baseline={base.path}: has another tokenizer; measure it in a run of its own")
     return {DENSE: load_model(base, cache_dir, seed=config.seed), COMPRESSED: model}
+
+
+def _teaches(config: RunConfig) -> bool:
+    """Tell whether a fine-tuning learns from the baseline."""
+    return Stage.finetune in config.stages and config.finetune.objective is Objective.kl
 
 
 def _zero_shot(measurement: Measurement, model: nn.Module, role: str) -> Figures:

@@ -19,7 +19,6 @@ from lillama.config import (
     LearningRate,
     LossConfig,
     Source,
-    SpectrumConfig,
     StrategyConfig,
     TargetsConfig,
     Task,
@@ -31,13 +30,13 @@ from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
 from lillama.init import FactorCache, start_factors
-from lillama.init.energy import output_energies
+from lillama.init.planning import plan_spectra
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
 from lillama.model.task import task_of_architecture
 from lillama.runtime import LowRank, mark
-from lillama.strategy import Spectra, make_plan
+from lillama.strategy import make_plan
 
 
 def compress(
@@ -84,7 +83,13 @@ def compress(
     strategy = strategy or UniformConfig(reduction=reduction)
     blocks = _blocks(texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     with _between(strategy) as cache:
-        plan = make_plan(shape, strategy, _spectra(model, blocks, strategy, form=form, cache=cache, progress=progress))
+
+        def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+            model.eval()
+            options: dict[str, Any] = {"form": form, "cache": cache, "progress": progress}
+            return plan_spectra(model, names, blocks, strategy, init, **options)[0]
+
+        plan = make_plan(shape, strategy, spectra)
         torch.manual_seed(seed)
         model.eval()
         made = start_factors(model, plan.ranks, blocks, init, form=form, cache=cache, progress=progress)
@@ -125,26 +130,6 @@ def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
         yield FactorCache(Cache(Path(folder)), "the model")
 
 
-def _spectra(
-    model: Any,
-    blocks: Any,
-    strategy: StrategyConfig,
-    *,
-    form: FactorForm,
-    cache: FactorCache | None,
-    progress: bool,
-) -> Spectra:
-    """What a strategy that plans by spectra asks for them."""
-
-    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        assert isinstance(strategy, SpectrumConfig)
-        model.eval()
-        seen = blocks.head(strategy.tokens)
-        return output_energies(model, names, seen, floor=strategy.floor, form=form, cache=cache, progress=progress)
-
-    return spectra
-
-
 def _recommended() -> DistillConfig:
     """``distill=recommended``."""
     return DistillConfig(batch_size=1, lr=3e-4, lr_schedule=LearningRate.cosine, warmup=0.05)
@@ -155,6 +140,8 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
 
 
 def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
+    if config.MAKES is not None:
+        raise ConfigError(f"data: the texts are those that are given, and none are {config.MAKES.name}")
     if isinstance(texts, str):
         raise ConfigError("texts: must be a list of texts, not one string")
     rows = [{"text": text} if isinstance(text, str) else dict(text) for text in texts]

@@ -7,6 +7,7 @@ RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distill
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, PLANNED, RunConfig, Stage
+from lillama.config import MEASURES, PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
 from lillama.distill import Progress, Session, distill
 from lillama.distill.parallel import Team, explained, team_of
 from lillama.distill.progress import ORDERS, as_parts
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
+from lillama.finetune import dense_teacher
 from lillama.fingerprint import run_fingerprint
-from lillama.init import start_factors
+from lillama.init import StartNotes, start_factors
 from lillama.job import Job, Saves, note_of
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
 from lillama.model.checkpoint import check_space
@@ -30,10 +32,11 @@ from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
 from lillama.preempt import Preemption, listening
-from lillama.prepare import Inputs, check_runnable, prepare_plan
+from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
 from lillama.record import SCRATCH, alone, finished, following, recording, refuse
 from lillama.reuse import Kept
 from lillama.saving import save, save_tuned
+from lillama.strategy.forecast import forecast, predicted_loss_rise
 from lillama.strategy.plan import RankPlan
 from lillama.supply import Supply
 from lillama.tuning import tune
@@ -137,7 +140,23 @@ def agreed_plan(job: Job, supply: Supply) -> RankPlan:
         return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
     if not config.strategy.from_spectra:
         return prepare_plan(config, folder)
-    return job.team.told(prepare_plan(config, folder, spectra=supply.spectra) if job.team.main else None)
+    return job.team.told(planned_by_spectra(job, supply) if job.team.main else None)
+
+
+def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
+    """The plan of a strategy that looks at weights and tokens; one by the loss comes with its forecast."""
+    config, folder, known = job.config, job.record.folder, dict[str, Sequence[float]]()
+
+    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        known.update(supply.spectra(names))
+        return known
+
+    plan = prepare_plan(config, folder, spectra=spectra)
+    if not isinstance(config.strategy, KfacRanksConfig) or supply.loss is None:
+        return plan
+    shape = plan_shape(config)
+    job.record.note_forecast(forecast(shape, config.strategy, known, supply.loss))
+    return replace(plan, predicted_loss_rise=predicted_loss_rise(plan.ranks, known))
 
 
 def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
@@ -169,21 +188,28 @@ def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student,
     """What needs no other process: the measures beside the dense model, fine-tuning, the checkpoint, its measures."""
     config, record = measurement.config, measurement.record
     measure_beside(measurement, student)
-    compressed = student.settle()
-    if Stage.finetune in config.stages:
-        compressed = tune(measurement, compressed, job.resumption(curve=curve.state()))
+    compressed = settled(job, measurement, student, curve)
     if config.save_checkpoint:
         with record.stage("save"):
             save(config, plan, measurement.inputs, compressed, record)
     measurement.each(compressed, COMPRESSED)
 
 
-def tune_loaded(job: Job, measurement: Measurement, model: nn.Module) -> nn.Module:
-    """A model fine-tuned as it came, dense or compressed, and its checkpoint."""
+def settled(job: Job, measurement: Measurement, student: Student, curve: Curve) -> nn.Module:
+    """Settle the student and fine-tune it where that is a stage of the run; nothing is left of the dense model."""
+    config = job.config
+    if Stage.finetune not in config.stages:
+        return student.settle()
+    teacher = dense_teacher(student) if config.finetune.objective is Objective.kl else None
+    return tune(measurement, student.settle(), job.resumption(curve=curve.state()), teacher)
+
+
+def tune_loaded(job: Job, measurement: Measurement, model: nn.Module, teacher: nn.Module | None) -> nn.Module:
+    """A model fine-tuned as it came, dense or compressed, and its checkpoint; ``teacher``: the dense one beside it."""
     config, record = job.config, job.record
     if config.save_checkpoint:
         check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
-    tuned = tune(measurement, model, job.resumption())
+    tuned = tune(measurement, model, job.resumption(), teacher)
     if config.save_checkpoint:
         with record.stage("save"):
             save_tuned(config, measurement.inputs, tuned, record)
@@ -199,7 +225,11 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
     ranks, form = plan.ranks, plan.factors
     if job.start is None and job.team.main:
         data, known = supply.inputs().data, supply.factors(teacher)
-        made = start_factors(teacher, ranks, data, config.init, form=form, cache=known, progress=config.progress)
+        notes = StartNotes()
+        options: dict[str, Any] = {"form": form, "cache": known, "progress": config.progress, "notes": notes}
+        made = start_factors(teacher, ranks, data, config.init, **options)
+        if notes.predicted_loss_rise is not None:
+            job.record.note_plan(replace(plan, predicted_loss_rise=notes.predicted_loss_rise))
     else:
         made = blank_modules(teacher, ranks, form, keep_bias=config.init.keep_bias)
     student = Student(teacher, made)

@@ -9,14 +9,15 @@ from typing import Any
 from lillama.cache import Cache
 from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
 from lillama.data.calibration import Calibration
+from lillama.data.generated import Writer, check_written, writes
+from lillama.data.mixed import text_blocks
 from lillama.data.speech import speech_clips
-from lillama.data.tokens import token_blocks
 from lillama.data.utterances import Utterance, read_speech
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
 from lillama.evaluate.samples import prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
-from lillama.finetune import check_finetune
+from lillama.finetune import check_finetune, check_teacher
 from lillama.model.checkpoint import check_space
 from lillama.model.load import (
     check_dense,
@@ -24,10 +25,11 @@ from lillama.model.load import (
     load_tokenizer,
     meta_model,
     model_task,
+    most_positions,
     resolve_device,
     resolve_dtype,
 )
-from lillama.model.targets import model_shape
+from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy import Spectra, make_plan
 from lillama.strategy.plan import RankPlan
 
@@ -63,7 +65,7 @@ def prepare_plan(
     resolve_device(config.model)
     if Stage.init in config.stages or config.strategy.from_spectra:
         check_dense(config.model, cache_of(config))
-    shape = model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
+    shape = plan_shape(config)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
     plan = known or make_plan(shape, config.strategy, spectra)
@@ -72,9 +74,15 @@ def prepare_plan(
     return plan
 
 
-def prepare_inputs(config: RunConfig) -> Inputs:
+def plan_shape(config: RunConfig) -> ModelShape:
+    """The configured model's matrices, with factors stored as configured."""
+    return model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
+
+
+def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
     """Tokenizer, tokens, tasks and speech.
 
+    :param writer: loads the dense model, for texts that it writes itself.
     :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
     """
     stages, evaluate = set(config.stages), config.evaluate
@@ -84,8 +92,8 @@ def prepare_inputs(config: RunConfig) -> Inputs:
     reads = bool(stages & READ_TEXT)
     return Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, config.data, tokenizer) if config.calibrates else None,
-        tuning=_calibration(config, config.finetune.data, tokenizer) if Stage.finetune in stages else None,
+        data=_calibration(config, config.data, tokenizer, writer) if config.calibrates else None,
+        tuning=_calibration(config, config.finetune_data, tokenizer, writer) if Stage.finetune in stages else None,
         text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
@@ -107,10 +115,10 @@ def kept(config: RunConfig) -> Cache:
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 
-def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any) -> Calibration:
+def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any, writer: Writer) -> Calibration:
     if data.source is Source.speech:
         return speech_clips(data, tokenizer)
-    return token_blocks(data, tokenizer, kept(config))
+    return text_blocks(data, tokenizer, kept(config), writer)
 
 
 def check_runnable(config: RunConfig) -> None:
@@ -128,9 +136,22 @@ def check_runnable(config: RunConfig) -> None:
     if config.calibrates and (task is Task.speech_seq2seq) != (config.data.source is Source.speech):
         wanted = "speech" if task is Task.speech_seq2seq else "a text"
         raise ConfigError(f"data.source={config.data.source.name}: {name} is a {task.name} model and needs {wanted}")
+    _check_writer(config)
     if Stage.finetune in stages:
         check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
+        check_teacher(config, cache_of(config))
     if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")
+
+
+def _check_writer(config: RunConfig) -> None:
+    """Raise a :class:`ConfigError` where the dense model is to write texts that it cannot."""
+    read = [(config.data, config.calibrates), (config.finetune_data, Stage.finetune in config.stages)]
+    wanted = [data for data, needed in read if needed and writes(data)]
+    if wanted:
+        writer, cache_dir = config.writer, cache_of(config)
+        task, positions = model_task(writer, cache_dir), most_positions(writer, cache_dir)
+        for data in wanted:
+            check_written(data, writer.name, task, positions)

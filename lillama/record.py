@@ -1,6 +1,7 @@
 """A run under way: its result so far, its stopwatch, its logger. Whatever happens, ``results.json`` says so."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
 from lillama.provenance import git_state, versions
 from lillama.results import FILE, RunResult, read_result, write_json
+from lillama.strategy.forecast import draw_forecast
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
@@ -40,9 +42,10 @@ ROOM = {  # how a stage needs less of the device
     "stable_rank": "lower evaluate.stable_rank.batch_size or .seq_len",
 }
 STABLE_RANK_CHART = "stable_rank.png"
+FORECAST = ("forecast.json", "forecast.png")
 OUTPUTS = (
     *(FILE, "plan.json", "curve.csv", "curve.png", "finetune.csv", "finetune.png"),
-    *("metrics.csv", "bench.png", STABLE_RANK_CHART),
+    *("metrics.csv", "bench.png", STABLE_RANK_CHART, *FORECAST),
 )
 
 
@@ -110,8 +113,16 @@ class Record:
         result.parameters = {"dense": plan.dense_parameters, "compressed": plan.parameters}
         result.reduction = {"requested": plan.requested, "realised": plan.realised}
         result.blocks, result.matrices = len(plan.blocks), len(plan.ranks)
+        if plan.predicted_loss_rise is not None:
+            result.loss_rise["predicted"] = plan.predicted_loss_rise
         if self.main:
             write_json(self.folder / "plan.json", plan.as_dict())
+
+    def note_forecast(self, found: dict[str, Any]) -> None:
+        """Keep the loss that is expected at several sizes, as ``forecast.json`` and a chart."""
+        data, chart = (self.folder / name for name in FORECAST)
+        write_json(data, found)
+        draw_forecast(found, chart, title=f"{self.result.settings['model']['name']}, on its calibration tokens")
 
     def note_models(self, parameters: dict[str, int]) -> None:
         """Keep how many parameters the measured models have, by role; for a run that has no plan."""
@@ -127,6 +138,8 @@ class Record:
     def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]], text: MeasuredText | None) -> None:
         """Keep the perplexities, and what they come to for a byte of the text."""
         self.result.perplexity, self.result.curve = figures, points
+        if "dense" in figures and "start" in figures:
+            self.result.loss_rise["measured"] = math.log(figures["start"] / figures["dense"])
         if text is not None:
             self.result.bits_per_byte = {name: text.bits_per_byte(value) for name, value in figures.items()}
 

@@ -11,7 +11,7 @@ FILE = "results.json"
 DENSE, COMPRESSED = "dense", "compressed"  # the roles that measured figures are kept by
 MISSING = "MISSING"  # what a table says of a figure that there is not
 FIGURES = (
-    *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte"),
+    *("parameters", "reduction", "blocks", "matrices", "perplexity", "bits_per_byte", "loss_rise"),
     *("tokens", "finetune", "seconds", "peak_memory", "measured"),
 )
 
@@ -24,6 +24,8 @@ class RunResult:
     ``finetuned`` model. ``finetune`` holds the fine-tuning's own tokens, steps and seconds, how many parameters learnt,
     its loss and its curve as pairs with the tokens seen.
     ``measured`` holds what the stages after the making found: by stage and role (``dense``, ``compressed``).
+    ``loss_rise`` is how much the start raises the loss per token, in nats: ``predicted`` from the moments of
+    ``init=kfac``, ``measured`` on the perplexity's text.
     ``seconds`` is wall time by stage, ``peak_memory`` the highest resident memory of the process during the run and
     ``peak_device_memory`` that of the GPU, both in bytes.
     """
@@ -40,6 +42,7 @@ class RunResult:
     matrices: int = 0
     perplexity: dict[str, float] = field(default_factory=dict)
     bits_per_byte: dict[str, float] = field(default_factory=dict)
+    loss_rise: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
     finetune: dict[str, Any] = field(default_factory=dict)

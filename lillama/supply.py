@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from lillama.config import RunConfig, SpectrumConfig, Stage
+from lillama.config import ModelConfig, RunConfig, Stage
+from lillama.data.generated import Writer
 from lillama.init import FactorCache, factor_cache
-from lillama.init.energy import output_energies
+from lillama.init.planning import plan_spectra
 from lillama.model.load import load_model
 from lillama.prepare import Inputs, cache_of, kept, prepare_inputs
 from lillama.record import Record
@@ -21,6 +22,7 @@ class Supply:
         self.record = record
         self._inputs: Inputs | None = None
         self._teacher: Any = None
+        self.loss: float | None = None  # the dense model's, on the tokens that a plan's moments are of
         self._cache = kept(config)  # one for all: it does not evict what this run has used
 
     def inputs(self) -> Inputs:
@@ -29,30 +31,43 @@ class Supply:
         :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
         """
         if self._inputs is None:
+            config = self.config
+            writer = Writer(config.writer, config.seed, self._writing, config.progress)
             with self.record.stage("data"):
-                self._inputs = prepare_inputs(self.config)
+                self._inputs = prepare_inputs(config, writer)
             self.record.note_data(self._inputs.data, self._inputs.text)
         return self._inputs
 
     def take_teacher(self) -> nn.Module:
         """The dense model. It is the caller's from here on, and nothing else holds it."""
         teacher, self._teacher = self._teacher, None
-        if teacher is None:
-            with self.record.stage("load"):
-                teacher = load_model(self.config.model, cache_of(self.config), seed=self.config.seed)
-        return teacher
+        return self._loaded(self.config.model) if teacher is None else teacher
+
+    def _writing(self) -> nn.Module:
+        """Load the model that writes texts; the teacher stays for a start that follows."""
+        if Stage.init not in self.config.stages:
+            return self._loaded(self.config.writer)
+        self._teacher = self.take_teacher()
+        return self._teacher
+
+    def _loaded(self, config: ModelConfig) -> nn.Module:
+        with self.record.stage("load"):
+            return load_model(config, cache_of(self.config), seed=self.config.seed)
 
     def factors(self, teacher: nn.Module) -> FactorCache:
         """The model's factorisations in the cache."""
         return factor_cache(self._cache, self.config.model, teacher, seed=self.config.seed)
 
     def spectra(self, names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        """The eigenvalues of the outputs' second moments, for a plan; the model stays for a start that follows."""
+        """Take the spectra that a strategy plans by; the model stays for a start that follows."""
         config, data = self.config, self.inputs().data
-        assert isinstance(config.strategy, SpectrumConfig) and data is not None
-        teacher, seen = self.take_teacher(), data.head(config.strategy.tokens)
-        known = self.factors(teacher)
-        floor, form = config.strategy.floor, config.factors.form
-        found = output_energies(teacher, names, seen, floor=floor, form=form, cache=known, progress=config.progress)
+        assert data is not None
+        teacher = self.take_teacher()
+        options: dict[str, Any] = {
+            "cache": self.factors(teacher),
+            "form": config.factors.form,
+            "progress": config.progress,
+        }
+        found, self.loss = plan_spectra(teacher, names, data, config.strategy, config.init, **options)
         self._teacher = teacher if Stage.init in config.stages else None
         return found

@@ -14,6 +14,8 @@ from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
 from lillama.finetune import Tuned, Update, fine_tune
 from lillama.measure import Measurement
+from lillama.model.blocks import Blocks
+from lillama.model.visit import staying
 from lillama.preempt import Preemption
 from lillama.record import Record
 
@@ -34,26 +36,31 @@ class Resumption:
     known: Mapping[str, Any]
 
 
-def tune(measurement: Measurement, model: nn.Module, resumption: Resumption) -> nn.Module:
+def tune(
+    measurement: Measurement, model: nn.Module, resumption: Resumption, teacher: nn.Module | None = None
+) -> nn.Module:
     """Fine-tune a model, and note what it was and the perplexity after it; the model, in evaluation mode.
 
+    :param teacher: the dense model, where its logits are what is learnt.
     :raises DivergedError: for a loss or a weight that is not finite.
     """
     config, record, inputs = measurement.config, measurement.record, measurement.inputs
     assert inputs.tuning is not None
-    with record.stage(NAME):
+    blocks = Blocks(model)
+    with record.stage(NAME), staying([blocks[index] for index in range(len(blocks))]):
         torch.manual_seed(config.seed)
         tuned = Tuned(model, config.finetune)
         losses, curve = LossLine.of(resumption.start), _curve(measurement, resumption.start)
         if resumption.start is None:
             curve.add(tuned, tokens=0)
         session = _session(measurement, tuned, curve, losses, resumption)
-        fine_tune(tuned, inputs.tuning, config.finetune, session, on_update=_teller(record, losses))
+        fine_tune(tuned, inputs.tuning, config.finetune, session, _teller(record, losses), teacher=teacher)
         curve.add(tuned, losses.tokens)
         learnt = sum(parameter.numel() for parameter in tuned.learning.values())
         settled = tuned.settle()
     curve.draw(title=f"{config.model.name}, fine-tuned")
-    figures = {**losses.figures(), "parameters": learnt, "curve": curve.points, **_data(inputs.tuning)}
+    made = {"objective": config.finetune.objective.name, **losses.figures(), "parameters": learnt}
+    figures = {**made, "curve": curve.points, **_data(inputs.tuning)}
     record.note_finetune(figures, curve.points[-1][1] if curve.points else None, inputs.text)
     return settled
 

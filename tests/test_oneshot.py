@@ -6,7 +6,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lillama
 import lillama.init.feature
-from lillama.config import BottomConfig, FactorForm, SpectrumConfig, SvdConfig, TargetsConfig
+from lillama.config import (
+    BottomConfig,
+    FactorForm,
+    GeneratedDataConfig,
+    SpectrumConfig,
+    SvdConfig,
+    TargetsConfig,
+)
 from lillama.data.sources import stdlib_topics
 from lillama.errors import ConfigError
 from lillama.model.load import byte_tokenizer
@@ -97,6 +104,7 @@ def test_a_plan_by_spectra_takes_no_moment_twice(model, monkeypatch):
         ({"texts": "one string"}, "not one string"),
         ({"texts": []}, "no token"),
         ({"texts": [{"nothing": 1}]}, "texts: row 1"),
+        ({"data": GeneratedDataConfig()}, "none are generated"),
         ({"targets": TargetsConfig(include=["nowhere"])}, "'nowhere' matches nothing"),
     ],
 )

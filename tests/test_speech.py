@@ -159,6 +159,17 @@ def test_a_dense_speech_model_is_fine_tuned_and_stays_an_ordinary_one(cli, whisp
     AutoProcessor.from_pretrained(out / "checkpoint")
 
 
+def test_a_compressed_speech_model_learns_from_the_dense_one_in_a_run_of_its_own(cli, whisper, speech, tmp_path):
+    status, _, err = cli(*words(whisper, speech, tmp_path / "made", "stages=[plan,init]"))
+    assert status == 0, err
+    own = (f"model.path={tmp_path / 'made' / 'checkpoint'}", f"evaluate.baseline={whisper}", "stages=[finetune]")
+    tuned = ("finetune=kl", "finetune/data=speech", f"finetune.data.path={speech}", "finetune.lr=1e-3")
+    status, _, err = cli(*words(whisper, speech, tmp_path / "out", *own, *tuned, "finetune.epochs=4"))
+    assert status == 0, err
+    losses = [loss for _, loss in read_json(tmp_path / "out" / "results.json")["finetune"]["loss"]]
+    assert losses[-1] < losses[0]
+
+
 def test_a_speech_model_is_not_fine_tuned_on_text(cli, whisper, speech, tmp_path):
     status, _, err = cli(*words(whisper, speech, tmp_path / "out", "stages=[finetune]"))
     assert status == 2

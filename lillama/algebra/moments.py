@@ -1,4 +1,4 @@
-"""First and second moments of activations, streamed in float64."""
+"""First and second moments of activations and of gradients, streamed in float64."""
 
 from collections.abc import Mapping
 
@@ -36,6 +36,25 @@ class Moment:
     def mean(self) -> Tensor:
         """The mean of x, [size]; zero where nothing was seen."""
         return self.sum / max(self.count, 1)
+
+
+class DiagonalMoment:
+    """E[g^2] of the vectors seen so far, by component; ``size`` is their dimension."""
+
+    def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
+        self.total = torch.zeros(size, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Add the vectors of x [..., size]; ``mask`` [...] is true where a vector counts."""
+        rows = x.detach().reshape(-1, x.shape[-1]) if mask is None else x.detach()[mask]
+        self.total += rows.float().square().sum(0, dtype=torch.float64)
+        self.count += len(rows)
+
+    @property
+    def value(self) -> Tensor:
+        """The mean of x^2, [size]; zero where nothing was seen."""
+        return self.total / max(self.count, 1)
 
 
 def moment_bytes(size: int) -> int:

@@ -46,7 +46,7 @@ class SvdSpectrum:
 
         :raises ValueError: for a rank above :attr:`columns`.
         """
-        _check_rank(rank, self.columns)
+        check_rank(rank, self.columns)
         u, s, vh = self.u[..., :rank], self.values[..., None, :rank], self.vh[..., :rank, :]
         if symmetric:
             root = s.sqrt()
@@ -85,7 +85,7 @@ class FeatureSpectrum:
 
         :raises ValueError: for a rank above :attr:`columns`.
         """
-        _check_rank(rank, self.columns)
+        check_rank(rank, self.columns)
         basis = self.basis[..., :rank].contiguous()
         if self.weak is None:
             return Factors((self.weight.double() @ basis.double()).float(), basis.T.contiguous())
@@ -104,7 +104,8 @@ class FeatureSpectrum:
         return 0 if self.weak is None else int(self.weak[..., :rank].sum())
 
 
-def _check_rank(rank: int, columns: int) -> None:
+def check_rank(rank: int, columns: int) -> None:
+    """Raise a ValueError for a rank that a factorisation with so many columns does not hold."""
     if rank > columns:
         raise ValueError(f"rank {rank} of a factorisation that holds {columns} columns")
 

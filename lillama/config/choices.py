@@ -115,6 +115,13 @@ class Split(Enum):
     symmetric = "symmetric"  # the authors' code
 
 
+class OutputMoment(Enum):
+    """How much ``init=kfac`` keeps of the second moment of the gradients at a matrix's outputs."""
+
+    full = "full"
+    diagonal = "diagonal"  # out numbers instead of out^2
+
+
 class Source(Enum):
     """Where text comes from."""
 
@@ -122,6 +129,16 @@ class Source(Enum):
     local = "local"
     stdlib_docs = "stdlib_docs"
     speech = "speech"  # a folder of sound files with their transcripts
+    mixed = "mixed"  # several of these, with shares (data=mixed)
+    calibration = "calibration"  # of a fine-tuning: what the run calibrates on, with a budget of its own
+    generated = "generated"  # what the dense model writes (data=generated)
+
+
+class Opening(Enum):
+    """What a text begins with that a model writes."""
+
+    bos = "bos"  # the tokenizer's first token; where it has none, the one that ends a text
+    token = "token"  # after that, a random token of the vocabulary
 
 
 class Packing(Enum):
@@ -176,6 +193,13 @@ class Tune(Enum):
     all = "all"
     factors = "factors"  # of a compressed model; everything dense stays
     lora = "lora"  # low-rank updates of the factors, of a dense model's matrices; merged into them at the end
+
+
+class Objective(Enum):
+    """What a fine-tuning makes smaller."""
+
+    lm = "lm"  # the cross-entropy of the tokens that follow
+    kl = "kl"  # how far the distributions of the next token are from the dense model's
 
 
 class LearningRate(Enum):

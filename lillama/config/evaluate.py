@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from lillama.config.choices import Normalizer, Source
-from lillama.config.text import TextConfig
+from lillama.config.text import MADE, TextConfig
 from lillama.errors import POSITIVE, require
 
 
@@ -25,6 +25,8 @@ class PerplexityConfig(TextConfig):
 
     def __post_init__(self) -> None:
         TextConfig.check(self, "evaluate.perplexity")
+        legal = "a perplexity is measured on a text that is read"
+        require(self.source not in MADE, "evaluate.perplexity.source", self.source.name, legal)
         require(self.seq_len > 1, "evaluate.perplexity.seq_len", self.seq_len, "must be at least 2")
         cut = self.max_tokens
         require(cut is None or cut > 1, "evaluate.perplexity.max_tokens", cut, "must be at least 2, or null for all")

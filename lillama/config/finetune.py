@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole model, from the loss of its predictions."""
+"""Fine-tuning: the whole model, from the loss of its predictions or from the dense model's logits."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import LearningRate, Scope, Tune
+from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, require
 
@@ -18,6 +19,30 @@ class FinetuneDataConfig(DataConfig):
     KEY: ClassVar[str] = "finetune.data"
 
     tokens: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneMixedConfig(MixedDataConfig):
+    """Several texts to be fine-tuned on."""
+
+    KEY: ClassVar[str] = "finetune.data"
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneGeneratedConfig(GeneratedDataConfig):
+    """Text of the dense model's own to be fine-tuned on."""
+
+    KEY: ClassVar[str] = "finetune.data"
+
+
+@dataclass(kw_only=True, slots=True)
+class FinetuneCalibrationConfig(FinetuneDataConfig):
+    """The text that the run calibrates on, read as there, up to ``tokens`` of it in blocks of ``seq_len``.
+
+    With the same seed its first tokens are those of the calibration.
+    """
+
+    MAKES: ClassVar[Source | None] = Source.calibration
 
 
 @dataclass(kw_only=True, slots=True)
@@ -36,14 +61,21 @@ class LoraConfig:
 
 @dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
-    """AdamW on the mean cross-entropy of the predicted tokens.
+    """AdamW on the mean cross-entropy of the predicted tokens, or on the mean divergence from the dense model's logits.
+
+    ``objective=kl`` is KL(dense || this model) of the next token's distributions at ``temperature``, times its square,
+    plus ``hidden_weight`` times the normalised squared error of the blocks' outputs. The dense model is that of the run
+    itself, or ``evaluate.baseline``.
 
     ``batch_size`` sequences make one update; ``micro_batch`` of them are on the device at a time (null: all), with the
     same gradients. ``activation_checkpointing`` computes activations again instead of keeping them. ``scope`` is the
     side of an encoder-decoder that learns; the other one is frozen (Appendix A.8).
     """
 
-    data: FinetuneDataConfig = MISSING
+    data: DataConfig = MISSING
+    objective: Objective = Objective.lm
+    temperature: float = 1.0
+    hidden_weight: float = 0.0
     train: Tune = Tune.all
     scope: Scope = Scope.all
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -69,5 +101,15 @@ class FinetuneConfig:
         require(0 <= decay < math.inf, "finetune.weight_decay", decay, "must be finite and not negative")
         legal = "two numbers from 0 to below 1"
         require(all(0 <= beta < 1 for beta in self.betas), "finetune.betas", self.betas, legal)
+        self._check_objective()
         clip, legal = self.clip_norm, "must be positive, or null for no clipping"
         require(clip is None or 0 < clip < math.inf, "finetune.clip_norm", clip, legal)
+
+    def _check_objective(self) -> None:
+        heat, weight = self.temperature, self.hidden_weight
+        require(0 < heat < math.inf, "finetune.temperature", heat, "must be positive and finite")
+        require(0 <= weight < math.inf, "finetune.hidden_weight", weight, "must be finite and not negative")
+        legal = "compares with a dense model, so it needs finetune.objective=kl"
+        alone = self.objective is Objective.lm
+        require(not alone or heat == 1, "finetune.temperature", heat, legal)
+        require(not alone or weight == 0, "finetune.hidden_weight", weight, legal)

@@ -11,6 +11,8 @@ from lillama.config.choices import (
     Dtype,
     FactorForm,
     Inputs,
+    OutputMoment,
+    Place,
     Reduction,
     Rounding,
     Scope,
@@ -154,6 +156,32 @@ class SpectrumConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class MeasuredRanksConfig(StrategyConfig):
+    """Ranks by what cutting each matrix alone costs.
+
+    It is cut to ``probe`` of its largest saving rank, the KL to the dense logits is measured on ``sequences``
+    calibration sequences, and the spectrum of its outputs (``init=feature``, on ``tokens`` tokens) is scaled to it.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+    probe: float = 0.1
+    sequences: int = 32
+    tokens: int = 16384
+    floor: float = 1e-7
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+        require(0 < self.probe < 1, "strategy.probe", self.probe, "a share, between 0 and 1, exclusive")
+        require(self.sequences > 0, "strategy.sequences", self.sequences, POSITIVE)
+        require(self.tokens > 0, "strategy.tokens", self.tokens, POSITIVE)
+        require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
+
+
+@dataclass(kw_only=True, slots=True)
 class RankConfig(StrategyConfig):
     """The same rank for every matrix that it makes smaller; the reduction is what that comes to."""
 
@@ -218,3 +246,53 @@ class FeatureConfig(InitConfig):
     def __post_init__(self) -> None:
         require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
         require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")
+
+
+TRUE_LABELS, SAMPLED_LABELS = "true", "sampled"
+
+
+@dataclass(kw_only=True, slots=True)
+class KfacConfig(InitConfig):
+    """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).
+
+    ``tokens`` are those of both moments. The gradients are of the loss of the text's own next tokens
+    (``labels=true``) or of tokens that are drawn from the model (``sampled``). ``input_damping`` and ``output_damping``
+    are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share that is taken off the
+    entries outside the diagonal of the full output moment. ``place`` is where hidden states wait between the passes.
+    """
+
+    tokens: int = 32768
+    output: OutputMoment = OutputMoment.full
+    labels: str = TRUE_LABELS  # no enum: YAML reads the word true as a boolean
+    input_damping: float = 1e-6
+    output_damping: float = 1e-2
+    shrinkage: float = 0.0
+    place: Place = Place.memory
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
+        self.labels = str(self.labels).lower()
+        legal = f"must be {TRUE_LABELS} or {SAMPLED_LABELS}"
+        require(self.labels in (TRUE_LABELS, SAMPLED_LABELS), "init.labels", self.labels, legal)
+        for key, share in (("input_damping", self.input_damping), ("output_damping", self.output_damping)):
+            require(1e-12 <= share <= 1e3, f"init.{key}", share, "a share of the mean eigenvalue, from 1e-12 to 1000")
+        require(0 <= self.shrinkage <= 1, "init.shrinkage", self.shrinkage, "a share, from 0 to 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class KfacRanksConfig(StrategyConfig):
+    """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
+
+    No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
+    start is another one, the moments are those of ``init=kfac`` with its defaults.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)

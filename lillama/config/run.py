@@ -5,12 +5,30 @@ from dataclasses import dataclass, field, replace
 
 from omegaconf import MISSING
 
-from lillama.config.choices import MADE_BY_DEFAULT, PLANNED, LoggerKind, OutOfMemory, Parallel, Stage, Tune, Weights
+from lillama.config.choices import (
+    MADE_BY_DEFAULT,
+    PLANNED,
+    LoggerKind,
+    OutOfMemory,
+    Parallel,
+    Source,
+    Stage,
+    Tune,
+    Weights,
+)
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
-from lillama.config.method import FactorsConfig, FeatureConfig, InitConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.method import (
+    FactorsConfig,
+    FeatureConfig,
+    InitConfig,
+    KfacConfig,
+    LossConfig,
+    ModelConfig,
+    StrategyConfig,
+)
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 
@@ -116,8 +134,16 @@ class RunConfig:
         """Whether a stage looks at calibration tokens."""
         stages = set(self.stages)
         plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
-        starts = Stage.init in stages and isinstance(self.init, FeatureConfig)
+        starts = Stage.init in stages and isinstance(self.init, FeatureConfig | KfacConfig)
         return plans or starts or Stage.distill in stages
+
+    @property
+    def finetune_data(self) -> DataConfig:
+        """The text of the fine-tuning: its own, or what the run calibrates on."""
+        own = self.finetune.data
+        if own.source is not Source.calibration:
+            return own
+        return replace(self.data, tokens=own.tokens, seq_len=own.seq_len, seed=own.seed)
 
     @property
     def baseline(self) -> ModelConfig | None:
@@ -127,3 +153,8 @@ class RunConfig:
             return None
         pretrained = Weights.pretrained
         return replace(self.model, path=path, revision=None, tokenizer=None, weights=pretrained, architecture={})
+
+    @property
+    def writer(self) -> ModelConfig:
+        """The model that writes ``data=generated``: the dense one, where there is one."""
+        return self.model if Stage.init in self.stages else self.baseline or self.model

@@ -15,13 +15,22 @@ from lillama.config.evaluate import (
     WerConfig,
     ZeroShotConfig,
 )
-from lillama.config.finetune import FinetuneConfig, FinetuneDataConfig
+from lillama.config.finetune import (
+    FinetuneCalibrationConfig,
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneGeneratedConfig,
+    FinetuneMixedConfig,
+)
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
     FactorsConfig,
     FeatureConfig,
+    KfacConfig,
+    KfacRanksConfig,
     LossConfig,
+    MeasuredRanksConfig,
     MiddleOutConfig,
     MixedConfig,
     ModelConfig,
@@ -33,6 +42,7 @@ from lillama.config.method import (
     TopConfig,
     UniformConfig,
 )
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.run import LoggerConfig, RunConfig
 from lillama.config.text import DataConfig
 
@@ -46,17 +56,33 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
         "mixed_schema": MixedConfig,
         "uniform_schema": UniformConfig,
         "spectrum_schema": SpectrumConfig,
+        "kfac_schema": KfacRanksConfig,
+        "measured_schema": MeasuredRanksConfig,
         "rank_schema": RankConfig,
         "plan_schema": PlanFileConfig,
     },
     "factors": {"factors_schema": FactorsConfig},
     "loss": {"loss_schema": LossConfig},
-    "init": {"svd_schema": SvdConfig, "random_schema": RandomConfig, "feature_schema": FeatureConfig},
-    "data": {"data_schema": DataConfig},
+    "init": {
+        "svd_schema": SvdConfig,
+        "random_schema": RandomConfig,
+        "feature_schema": FeatureConfig,
+        "kfac_schema": KfacConfig,
+    },
+    "data": {
+        "data_schema": DataConfig,
+        "mixed_data_schema": MixedDataConfig,
+        "generated_data_schema": GeneratedDataConfig,
+    },
     "distill": {"distill_schema": DistillConfig},
     "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
     "finetune": {"finetune_schema": FinetuneConfig},
-    "finetune/data": {"finetune_data_schema": FinetuneDataConfig},
+    "finetune/data": {
+        "finetune_data_schema": FinetuneDataConfig,
+        "finetune_calibration_schema": FinetuneCalibrationConfig,
+        "finetune_mixed_schema": FinetuneMixedConfig,
+        "finetune_generated_schema": FinetuneGeneratedConfig,
+    },
     "evaluate": {"evaluate_schema": EvaluateConfig},
     "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
     "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},

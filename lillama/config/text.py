@@ -9,6 +9,9 @@ from lillama.config.choices import Join, Order, Packing, Source, SystemTurns, Te
 from lillama.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
+# What is not read by itself, but made or taken from elsewhere; each has a schema of its own.
+MADE = (Source.mixed, Source.generated, Source.calibration)
+WITHOUT_PATH = (Source.stdlib_docs, *MADE)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,7 +30,7 @@ class TextConfig:
 
     def check(self, key: str) -> None:
         """Raise where the source needs a path and has none."""
-        needed = self.source is not Source.stdlib_docs
+        needed = self.source not in WITHOUT_PATH
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
 
 
@@ -35,10 +38,11 @@ class TextConfig:
 class DataConfig(TextConfig):
     """Calibration text and how it becomes blocks of tokens; ``tokens`` null takes the whole text.
 
-    ``KEY`` is the group that errors name.
+    ``KEY`` is the group that errors name; ``MAKES`` what is made by the schema, where the text is not read.
     """
 
     KEY: ClassVar[str] = "data"
+    MAKES: ClassVar[Source | None] = None
 
     tokens: int | None = 65536
     seq_len: int = 512
@@ -51,6 +55,10 @@ class DataConfig(TextConfig):
 
     def __post_init__(self) -> None:
         TextConfig.check(self, self.KEY)
+        made = self.source if self.source in MADE else None
+        other = (made or self.MAKES or self.source).name
+        legal = f"{other} has an option of its own; give {self.KEY.replace('.', '/')}={other}"
+        require(made is self.MAKES, f"{self.KEY}.source", self.source.name, legal)
         legal = f"must lie between 1 and {LARGEST_TOKEN_BUDGET:,}, or be null for all"
         require(0 < self.budget <= LARGEST_TOKEN_BUDGET, f"{self.KEY}.tokens", self.tokens, legal)
         require(self.seq_len > 1, f"{self.KEY}.seq_len", self.seq_len, "must be at least 2")

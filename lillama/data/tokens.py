@@ -3,7 +3,7 @@
 import hashlib
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -65,7 +65,15 @@ def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlock
 
     :raises ConfigError: for unreadable data, or data with fewer tokens than ``config.tokens``.
     """
-    key = _cache_key(config, tokenizer)
+
+    def make() -> TokenBlocks:
+        return build_blocks(config, read_rows(config, config.KEY), tokenizer)
+
+    return kept_blocks(cache, _cache_key(config, tokenizer), make)
+
+
+def kept_blocks(cache: Cache, key: str, make: Callable[[], TokenBlocks]) -> TokenBlocks:
+    """Read the blocks of a key from the cache, or make and keep them; of several processes, one makes them."""
     held = cache.read(KIND, key, _load)
     if held is not None:
         return held
@@ -73,7 +81,7 @@ def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlock
         held = cache.read(KIND, key, _load)
         if held is not None:
             return held
-        blocks = build_blocks(config, read_rows(config, config.KEY), tokenizer)
+        blocks = make()
         cache.write(KIND, key, save({"ids": blocks.ids, "lengths": blocks.lengths}))
     return blocks
 

@@ -14,9 +14,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lillama.config import ThroughputConfig
 from lillama.errors import ConfigError, DivergedError
-from lillama.evaluate.decoding import settings_alone
 from lillama.evaluate.variants import release, tensors_of
 from lillama.machine import host_peak, reset_peaks
+from lillama.model.decoding import settings_alone
 from lillama.model.inputs import Batch, model_inputs
 
 FORWARD, PREFILL, DECODE = "forward", "prefill", "decode"

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from lillama.config import WerConfig
 from lillama.data.utterances import KEY, Utterance, language_token
 from lillama.errors import ConfigError
-from lillama.evaluate.decoding import FiniteLogits
 from lillama.evaluate.generation import now
+from lillama.model.decoding import FiniteLogits
 
 PROMPT = 4  # of Whisper, at most: start, language, task, no timestamps
 

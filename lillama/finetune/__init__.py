@@ -1,7 +1,8 @@
-"""Fine-tuning: the whole model at once, by the gradient of its own loss; what the distillation does without."""
+"""Fine-tuning: the whole model at once, by the gradient of a loss of its logits; what the distillation does without."""
 
-from lillama.finetune.checks import check_finetune
+from lillama.finetune.checks import check_finetune, check_teacher
 from lillama.finetune.loop import Update, fine_tune
+from lillama.finetune.teacher import dense_teacher
 from lillama.finetune.tuned import Tuned
 
-__all__ = ["Tuned", "Update", "check_finetune", "fine_tune"]
+__all__ = ["Tuned", "Update", "check_finetune", "check_teacher", "dense_teacher", "fine_tune"]

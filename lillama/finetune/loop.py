@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from lillama.config import FinetuneConfig
@@ -16,7 +17,7 @@ from lillama.distill.progress import ORDERS, Session, Stopwatch
 from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import set_random_state
 from lillama.errors import DivergedError
-from lillama.finetune.loss import predicted, prediction_loss
+from lillama.finetune.objective import Loss, loss_of
 from lillama.finetune.tuned import Tuned
 from lillama.model.inputs import Batch
 from lillama.model.surgery import take_orders
@@ -41,16 +42,19 @@ def fine_tune(
     config: FinetuneConfig,
     session: Session | None = None,
     on_update: Callable[[Update], None] = lambda update: None,
+    *,
+    teacher: nn.Module | None = None,
 ) -> None:
-    """Fine-tune a model in place, by AdamW on the mean cross-entropy of each batch's predicted tokens.
+    """Fine-tune a model in place, by AdamW on the mean loss of each batch's predicted tokens.
 
     :param data: text or speech, read ``config.epochs`` times in its own order.
     :param session: how it is run; by default without snapshots. A snapshot to go on from gives the weights, too.
+    :param teacher: the dense model, where the loss compares with it (``objective=kl``).
     :raises DivergedError: for a loss or a gradient that is not finite, before it changes a weight.
     """
     session = session or Session()
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
-    optimizer = _optimizer(tuned, config)
+    loss_fn, optimizer = loss_of(tuned, config, teacher), _optimizer(tuned, config)
     first, seen = _begin(tuned, optimizer, session)
     total = data.tokens * config.epochs
     bar = tqdm(total=total, initial=seen, desc="fine-tune", unit="tok", disable=not session.progress)
@@ -58,7 +62,8 @@ def fine_tune(
         for step, batch in enumerate(_batches(tuned, data, config, first), first):
             watch = Stopwatch()
             lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.lr_schedule)
-            loss, norm = _update(tuned, batch, optimizer, config, lr=lr, where=f"step {step} ({seen} tokens seen)")
+            where = f"step {step} ({seen} tokens seen)"
+            loss, norm = _update(tuned, batch, loss_fn, optimizer, config, lr=lr, where=where)
             before, seen = seen, seen + batch.tokens
             on_update(Update(step, steps, seen, loss, norm, lr, watch.lap(batch.tokens)))
             bar.update(batch.tokens)
@@ -120,10 +125,17 @@ def _batches(tuned: Tuned, data: Calibration, config: FinetuneConfig, first: int
 
 
 def _update(
-    tuned: Tuned, batch: Batch, optimizer: torch.optim.Optimizer, config: FinetuneConfig, *, lr: float, where: str
+    tuned: Tuned,
+    batch: Batch,
+    loss_fn: Loss,
+    optimizer: torch.optim.Optimizer,
+    config: FinetuneConfig,
+    *,
+    lr: float,
+    where: str,
 ) -> tuple[float, float]:
     """One update; the batch's mean loss and the norm of its gradient before it is clipped."""
-    loss = _gradients(tuned, batch, config.micro_batch or len(batch))
+    loss = _gradients(tuned, batch, loss_fn, config.micro_batch or len(batch))
     if not math.isfinite(loss):
         raise DivergedError(f"finetune: the loss is {loss} at {where}")
     limit = math.inf if config.clip_norm is None else config.clip_norm
@@ -137,13 +149,14 @@ def _update(
     return loss, norm
 
 
-def _gradients(tuned: Tuned, batch: Batch, size: int) -> float:
+def _gradients(tuned: Tuned, batch: Batch, loss_fn: Loss, size: int) -> float:
     """The gradients of a batch's mean loss, summed over its parts; that loss."""
-    count, total = predicted(tuned.model, batch), 0.0
+    loss_fn.of(batch)
+    total = 0.0
     narrow = tuned.dtype is torch.bfloat16  # weights that learn are float32, and compute in what the model has
     for start in range(0, len(batch), size):
         with torch.autocast(tuned.device.type, torch.bfloat16, enabled=narrow):
-            loss = prediction_loss(tuned.model, batch.rows(start, start + size), count=count)
+            loss = loss_fn(batch.rows(start, start + size))
         loss.backward()
         total += loss.item()
     return total

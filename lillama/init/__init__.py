@@ -9,16 +9,18 @@ from tqdm import tqdm
 
 from lillama.algebra.pivot import pivoted
 from lillama.algebra.spectrum import Factors
-from lillama.config import FactorForm, FeatureConfig, InitConfig, RandomConfig, SvdConfig
+from lillama.config import FactorForm, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.data.calibration import Calibration
 from lillama.init.feature import feature_start
+from lillama.init.kfac import kfac_start
+from lillama.init.notes import StartNotes
 from lillama.init.random import random_start
 from lillama.init.spectra import FactorCache, factor_cache
 from lillama.init.svd import svd_start
 from lillama.model.surgery import low_rank_modules, owner
 from lillama.runtime import LowRank
 
-__all__ = ["STARTS", "FactorCache", "factor_cache", "start_factors"]
+__all__ = ["STARTS", "FactorCache", "StartNotes", "factor_cache", "start_factors"]
 
 
 class Start(Protocol):
@@ -33,6 +35,7 @@ class Start(Protocol):
         data: Calibration | None,
         cache: FactorCache | None,
         progress: bool,
+        notes: StartNotes,
     ) -> Iterator[tuple[str, Factors]]: ...
 
 
@@ -40,6 +43,7 @@ STARTS: dict[type, Start] = {
     SvdConfig: svd_start,
     RandomConfig: random_start,
     FeatureConfig: feature_start,
+    KfacConfig: kfac_start,
 }
 
 
@@ -52,16 +56,20 @@ def start_factors(
     form: FactorForm = FactorForm.plain,
     cache: FactorCache | None = None,
     progress: bool = False,
+    notes: StartNotes | None = None,
 ) -> dict[str, LowRank]:
     """A low-rank module, by name, for every dense one that the plan replaces a matrix of.
 
     :param teacher: the dense model. :param ranks: name of a matrix to its rank.
     :param data: calibration tokens; only a start that looks at data needs them.
     :param form: how the factors are stored; the product of the two does not depend on it.
+    :param notes: takes what the start knows beside its factors.
     :param cache: holds factorisations of this model between runs; the factors are the same bits with and without it.
     :raises LookupError: for a name that is no matrix of the model.
     """
-    started: Any = STARTS[type(config)](teacher, ranks, config, data=data, cache=cache, progress=progress)
+    started: Any = STARTS[type(config)](
+        teacher, ranks, config, data=data, cache=cache, progress=progress, notes=notes or StartNotes()
+    )
     with closing(started):  # a failure on the way lets other processes go on
         bar = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
         factors = ((name, pivoted(pair)) for name, pair in bar) if form is FactorForm.pivoted else bar

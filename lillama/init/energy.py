@@ -35,11 +35,12 @@ def output_energies(
     ranks = dict.fromkeys(names, 1)
     made = feature_spectra(teacher, ranks, data, floor=floor, cache=cache, progress=progress, form=form)
     bar = tqdm(made, total=len(names), desc="spectra", unit="matrix", disable=not progress)
-    found = {name: _energies(spectrum) for name, spectrum in bar}
+    found = {name: energies_of(spectrum) for name, spectrum in bar}
     return {name: found[name] for name in names}
 
 
-def _energies(spectrum: FeatureSpectrum) -> list[float]:
+def energies_of(spectrum: FeatureSpectrum) -> list[float]:
+    """List the eigenvalues of a spectrum, none below zero, of fused experts summed over those that were reached."""
     values = spectrum.values.clamp_min(0)  # rounding leaves some just below
     if values.dim() == 2 and spectrum.weak is not None:
         reached = ~spectrum.weak.all(1)  # the others' values are their weights', on another scale

@@ -1,6 +1,5 @@
 """``init=feature``: the best low-rank map for the outputs on calibration tokens (Eq. 3)."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,10 @@ from lillama.algebra.spectrum import Factors, FeatureSpectrum
 from lillama.config import FactorForm, FeatureConfig, InitConfig
 from lillama.data.calibration import Calibration
 from lillama.init.moments import InputMoment, input_moments, moment_groups
+from lillama.init.notes import StartNotes
+from lillama.init.reports import report_idle, report_weak
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
 from lillama.model.surgery import matrix_at_work
-
-log = logging.getLogger(__name__)
 
 
 def feature_start(
@@ -26,6 +25,7 @@ def feature_start(
     data: Calibration | None,
     cache: FactorCache | None,
     progress: bool,
+    notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None
@@ -33,9 +33,9 @@ def feature_start(
     weak: dict[str, int] = {}
     for name, spectrum in feature_spectra(teacher, ranks, seen, floor=config.floor, cache=cache, progress=progress):
         weak[name] = spectrum.undetermined(ranks[name])
-        _report_idle(name, spectrum)
+        report_idle("feature", name, spectrum.weak)
         yield name, spectrum.cut(ranks[name])
-    _report_weak(weak)
+    report_weak("feature", weak)
 
 
 def feature_spectra(
@@ -102,19 +102,3 @@ def _shared_root(roots: dict[int, Tensor], moment: Moment, floor: float) -> Tens
     if id(moment) not in roots:
         roots[id(moment)] = moment_root(moment.value, floor)
     return roots[id(moment)]
-
-
-def _report_idle(name: str, spectrum: FeatureSpectrum) -> None:
-    """Name the experts in none of whose directions there is data: no token was routed to them."""
-    if spectrum.weak is not None and spectrum.weak.dim() == 2 and bool(spectrum.weak.all(1).any()):
-        idle = spectrum.weak.all(1).nonzero().flatten().tolist()
-        message = "feature start: no calibration token reached experts %s of %s; they start by svd"
-        log.warning(message, ", ".join(map(str, idle)), name)
-
-
-def _report_weak(weak: Mapping[str, int]) -> None:
-    """Say where there were too few or too similar tokens for the data to choose every direction."""
-    worst = max(weak, key=lambda name: weak[name], default=None)
-    if worst is not None and weak[worst]:
-        message = "feature start: the data says nothing of %d directions, which follow the weights; most in %s (%d)"
-        log.info(message, sum(weak.values()), worst, weak[worst])

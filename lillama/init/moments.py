@@ -45,7 +45,7 @@ def input_moments(
     Padding does not count. Nothing above the last block that holds one of the matrices is run.
     """
     blocks = Blocks(model)
-    collector = _Collector(blocks)
+    collector = InputCollector(blocks)
     hooks = list(collector.hooks(names))
     device = next(model.parameters()).device
     indices = [blocks.index_of(name) for name in names]
@@ -63,7 +63,7 @@ def input_moments(
     return {name: collector.moments[name] for name in names}
 
 
-class _Collector:
+class InputCollector:
     """Adds each distinct input once a call: query, key and value projections see the same tensor."""
 
     def __init__(self, blocks: Blocks) -> None:
@@ -73,7 +73,7 @@ class _Collector:
         self.moments: dict[str, InputMoment] = {}
         self.inputs: ModelInputs
         self.latest: tuple[Tensor, Moment] | None = None
-        self._memory: Tensor | None = None  # an encoder's output, which a decoder's cross-attention projects
+        self.memory: Tensor | None = None  # an encoder's output, which a decoder's cross-attention projects
 
     def hooks(self, names: Sequence[str]) -> Iterable[Any]:
         """The hooks that collect while the model runs."""
@@ -93,12 +93,12 @@ class _Collector:
             yield self.model.get_encoder().register_forward_hook(self._remember)
 
     def _remember(self, _: nn.Module, args: Any, output: Any) -> None:
-        self._memory = output[0]
+        self.memory = output[0]
 
-    def _mask(self, name: str, x: Tensor) -> Tensor | None:
+    def mask(self, name: str, x: Tensor) -> Tensor | None:
         """Which rows of an input count, in its own shape without the last dimension."""
         stack = self.blocks.stack(self.blocks.index_of(name))
-        mask = self.inputs.mask(0 if x is self._memory else stack)
+        mask = self.inputs.mask(0 if x is self.memory else stack)
         if mask is not None and mask.numel() != x[..., 0].numel():
             raise ConfigError(f"{name}: its rows are not its batch's tokens; use init=svd, and no strategy=spectrum")
         return None if mask is None else mask.reshape(x.shape[:-1])
@@ -110,7 +110,7 @@ class _Collector:
                 self.moments.setdefault(name, self.latest[1])
                 return
             moment: Any = self.moments.setdefault(name, Moment(x.shape[-1], x.device))
-            moment.add(x, self._mask(name, x))
+            moment.add(x, self.mask(name, x))
             self.latest = (x, moment)
 
         return collect
@@ -130,9 +130,10 @@ class _Collector:
             count, _, size = expert_matrices(experts, parameter).shape
             self.moments[f"{name}.{parameter}"] = [Moment(size, self.device) for _ in range(count)]
 
+        @torch.no_grad()
         def collect(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden, index, *_rest = [*args, *kwargs.values()]
-            mask = self._mask(name, hidden)
+            mask = self.mask(name, hidden)
             for expert in range(expert_matrices(experts, "down_proj").shape[0]):
                 routed = (index == expert).any(-1)
                 rows = hidden[routed if mask is None else routed & mask]

@@ -10,6 +10,7 @@ from lillama.algebra.factorize import random_factors
 from lillama.algebra.spectrum import Factors
 from lillama.config import InitConfig, RandomConfig
 from lillama.data.calibration import Calibration
+from lillama.init.notes import StartNotes
 from lillama.init.spectra import FactorCache
 from lillama.model.surgery import matrix
 
@@ -22,6 +23,7 @@ def random_start(
     data: Calibration | None,
     cache: FactorCache | None,
     progress: bool,
+    notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix by seeded normal numbers, drawn on the CPU: the same on every device."""
     assert isinstance(config, RandomConfig)

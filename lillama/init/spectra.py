@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lillama.algebra.ranks import largest_saving_rank
 from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
+from lillama.algebra.two_sided import TwoSidedSpectrum
 from lillama.cache import Cache
 from lillama.config import FactorForm, ModelConfig, Weights
 from lillama.model.load import model_identity, resolve_device, resolve_dtype
@@ -20,7 +21,7 @@ from lillama.provenance import digest
 log = logging.getLogger(__name__)
 FACTOR_FORMAT = 1
 KIND = "factors"
-Spectrum = TypeVar("Spectrum", bound=SvdSpectrum | FeatureSpectrum)
+Spectrum = TypeVar("Spectrum", bound=SvdSpectrum | FeatureSpectrum | TwoSidedSpectrum)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from lillama.algebra.factorize import svd_spectrum
 from lillama.algebra.spectrum import Factors, SvdSpectrum
 from lillama.config import InitConfig, Split, SvdConfig
 from lillama.data.calibration import Calibration
+from lillama.init.notes import StartNotes
 from lillama.init.spectra import FactorCache, Method, kept_columns, spectra
 from lillama.model.surgery import matrix_at_work
 
@@ -20,6 +21,7 @@ def svd_start(
     data: Calibration | None,
     cache: FactorCache | None,
     progress: bool,
+    notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
     """The start of every matrix by its truncated SVD."""
     assert isinstance(config, SvdConfig)

@@ -272,8 +272,12 @@ def run_blocks(
 _SUBSTITUTING: ContextVar[bool] = ContextVar("substituting", default=False)
 
 
-def call_after(blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until: int) -> BlockCall:
+def call_after(
+    blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until: int, gradients: bool = False
+) -> BlockCall:
     """How block ``until`` is called when the blocks below it give back what is ``given``; none of those is run.
+
+    :param gradients: whether they flow from the call back to the embedding and to what is given.
 
     What lies between two stacks, before the first block and after the last (scaling, positions, the final norm, the
     way from encoder to decoder) is the model's own code, whatever the family.
@@ -287,7 +291,7 @@ def call_after(blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until
     hook = blocks[until].register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
     token = _SUBSTITUTING.set(True)
     try:
-        with torch.no_grad(), _returning(blocks, given, until):
+        with torch.set_grad_enabled(gradients), _returning(blocks, given, until):
             blocks.model(**inputs)
     except _Done:
         pass
@@ -295,6 +299,19 @@ def call_after(blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until
         _SUBSTITUTING.reset(token)
         hook.remove()
     return found[0]
+
+
+def output_after(blocks: Blocks, inputs: Mapping[str, Any], *, given: Given) -> Any:
+    """Run a model whose blocks all give back what is ``given`` for their place: what follows the last block, its head.
+
+    Gradients flow where the caller has turned them on, back to what is given.
+    """
+    token = _SUBSTITUTING.set(True)
+    try:
+        with _returning(blocks, given, blocks.head):
+            return blocks.model(**inputs)
+    finally:
+        _SUBSTITUTING.reset(token)
 
 
 @contextmanager

@@ -82,8 +82,10 @@ def _tuned(result: dict[str, Any]) -> str:
     found = result["finetune"]
     if not found:
         return ""
-    what = {"all": "whole", "factors": "in its factors", "lora": "by LoRA"}[result["settings"]["finetune"]["train"]]
-    return f", then fine-tuned {what} on {found['tokens']:,} tokens"
+    settings = result["settings"]["finetune"]
+    what = {"all": "whole", "factors": "in its factors", "lora": "by LoRA"}[settings["train"]]
+    loss = " on the dense model's logits" if settings["objective"] == "kl" else ""
+    return f", then fine-tuned {what}{loss} on {found['tokens']:,} tokens"
 
 
 def _text(measured: dict[str, Any]) -> str:

@@ -134,12 +134,24 @@ def model_task(config: ModelConfig, cache_dir: Path) -> Task:
     return task_of(config, _architecture(config, cache_dir))
 
 
+def most_positions(config: ModelConfig, cache_dir: Path) -> int | None:
+    """Read how many positions the configured model has; None where there is no such limit."""
+    return getattr(_architecture(config, cache_dir).get_text_config(), "max_position_embeddings", None)
+
+
 def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
     """The tokenizer of a model, the processor of a speech model; random weights without one get one token a byte."""
     if config.weights is Weights.random and config.tokenizer is None:
         return byte_tokenizer()
     speech = model_task(config, cache_dir) is Task.speech_seq2seq
     return _from_pretrained(AutoProcessor if speech else AutoTokenizer, config, cache_dir, path=config.tokenizer)
+
+
+def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bool:
+    """Compare the tokens of two models; of speech models, those that they say."""
+    tokenizers = (load_tokenizer(config, cache_dir) for config in (one, other))
+    first, second = (own if hasattr(own, "get_vocab") else own.tokenizer for own in tokenizers)  # of a processor
+    return first.get_vocab() == second.get_vocab()
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:

@@ -101,6 +101,18 @@ def go_home(block: nn.Module) -> None:
 
 
 @contextmanager
+def staying(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep blocks that visit on the device within: a model that learns as a whole has them all there."""
+    for block in blocks:
+        come_to_stay(block)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            go_home(block)
+
+
+@contextmanager
 def at_work(block: nn.Module) -> Iterator[None]:
     """A block's weights are on the device within, if it is one that visits."""
     visit: Visit | None = vars(block).get(VISIT)

@@ -13,7 +13,17 @@ from lillama.results import COMPRESSED, DENSE
 NO_POINT = "-"
 OWN = "own"  # whichever the cell is about
 TUNED = {"full": " FT", "lora": " LoRA"}
-AS_THEY_ARE = ("seconds", "peak_memory", "peak_device_memory", "tokens", "matrices", "blocks", "curve", "finetune")
+AS_THEY_ARE = (
+    "seconds",
+    "peak_memory",
+    "peak_device_memory",
+    "tokens",
+    "matrices",
+    "blocks",
+    "curve",
+    "finetune",
+    "loss_rise",
+)
 MAKING = ("plan", "load", "data", "init", "distill")
 NAMES = EXPERIMENTS / "paper" / "names.csv"
 
@@ -78,8 +88,14 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
         "compression_seconds": _compression_seconds(result),
         "parameters": result.get("parameters", {}).get(role),
         "removed": _removed(result, role),
-        "perplexity": {**perplexity, "own": perplexity.get(DENSE if role == DENSE else "end")},
+        "perplexity": {**perplexity, **_of_role(perplexity, role)},
     }
+
+
+def _of_role(perplexity: Mapping[str, float], role: str) -> dict[str, float | None]:
+    """The perplexity of a role's own model: before fine-tuning (``own``), and after whatever it went through."""
+    own = perplexity.get(DENSE if role == DENSE else "end")
+    return {"own": own, "final": own if role == DENSE else perplexity.get("finetuned", own)}
 
 
 def _compression_seconds(result: Mapping[str, Any]) -> float | None:

@@ -22,6 +22,9 @@ def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "matrices", f"{result['matrices']} in {result['blocks']} blocks"
     for name, value in perplexity.items():
         yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
+    if result.get("loss_rise"):
+        rises = ", ".join(f"{name} {value:.3f}" for name, value in result["loss_rise"].items())
+        yield "rise of the loss at the start", f"{rises} nats"
     if result["tokens"]:
         yield "tokens", f"{result['tokens']:,}"
     if result.get("finetune"):
@@ -47,6 +50,29 @@ def plan_table(plan: dict[str, Any]) -> str:
         stack, block, inner = place_of(name)
         stacks.setdefault(stack, {}).setdefault(block, {})[inner] = rank
     return "\n\n".join(_stack_table(stack, blocks) for stack, blocks in stacks.items())
+
+
+def forecast_table(found: dict[str, Any]) -> str:
+    """The expected perplexity of the start, from the moments alone: a row a reduction, a column a form of factors."""
+    points = {(point["factors"], point["reduction"]): point["perplexity"] for point in found["points"]}
+    forms = list(dict.fromkeys(form for form, _ in points))
+    rows = [
+        [f"{reduction:.0%}", *(_expected(points.get((form, reduction))) for form in forms)]
+        for reduction in dict.fromkeys(reduction for _, reduction in points)
+    ]
+    ratio, dense = found["measured_over_predicted"], found["dense"]["perplexity"]
+    spread = f"{ratio['middle']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    note = (
+        f"- on the calibration tokens, before training; the rise of the loss is taken as {spread} times the predicted"
+    )
+    header = [f"smaller, dense {dense:.2f}", *(f"{form} factors" for form in forms)]
+    return f"{table(header, rows)}\n\n{note}"
+
+
+def _expected(perplexity: dict[str, float] | None) -> str:
+    if perplexity is None:
+        return "out of reach"
+    return f"{perplexity['middle']:,.2f} ({perplexity['low']:,.2f} to {perplexity['high']:,.2f})"
 
 
 def _stack_table(stack: str, blocks: dict[str, dict[str, int]]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from lillama.config import (
     BottomConfig,
+    KfacRanksConfig,
+    MeasuredRanksConfig,
     MiddleOutConfig,
     MixedConfig,
     PlanFileConfig,
@@ -20,11 +22,14 @@ from lillama.config import (
 from lillama.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.bottom import plan_bottom
+from lillama.strategy.kfac import plan_kfac
+from lillama.strategy.measured import plan_measured
 from lillama.strategy.middle_out import plan_middle_out
 from lillama.strategy.mixed import plan_mixed
 from lillama.strategy.plan import RankPlan, plan_file
+from lillama.strategy.pooled import Spectra
 from lillama.strategy.rank import plan_rank
-from lillama.strategy.spectrum import Spectra, plan_spectrum
+from lillama.strategy.spectrum import plan_spectrum
 from lillama.strategy.top import plan_top
 from lillama.strategy.uniform import plan_uniform
 
@@ -41,6 +46,8 @@ PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]
 }
 FROM_SPECTRA: dict[type, Callable[[ModelShape, int, StrategyConfig, Spectra], dict[str, int]]] = {
     SpectrumConfig: plan_spectrum,
+    KfacRanksConfig: plan_kfac,
+    MeasuredRanksConfig: plan_measured,
 }
 OWN_REQUEST = (RankConfig, PlanFileConfig)  # what they give is what was asked for
 

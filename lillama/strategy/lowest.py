@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lillama.config import SpectrumConfig, UniformConfig
+from lillama.config import KfacRanksConfig, MeasuredRanksConfig, SpectrumConfig, UniformConfig
 from lillama.model.targets import ModelShape, Target
 from lillama.strategy.plan import out_of_reach
 
@@ -17,7 +17,10 @@ class Room:
     budget: int
 
 
-def room(shape: ModelShape, target: int, config: UniformConfig | SpectrumConfig, *, why: str) -> Room:
+Pooled = SpectrumConfig | KfacRanksConfig | MeasuredRanksConfig
+
+
+def room(shape: ModelShape, target: int, config: UniformConfig | Pooled, *, why: str) -> Room:
     """What there is to share out; ``lowest`` is ``config.k`` rounded up to a multiple of ``config.round_to``.
 
     :raises ConfigError: where all of them at the lowest rank are still above the target.

@@ -19,7 +19,8 @@ class RankPlan:
 
     ``ranks`` maps module names to ranks, in module order; ``factors`` is how the factors are stored, which takes
     ``indices`` integers beside the parameters. ``requested`` and ``realised`` are shares of the whole model's
-    parameters, embeddings and head included.
+    parameters, embeddings and head included. ``predicted_loss_rise`` is what the moments of ``init=kfac`` predict for
+    its start, in nats per token; None where there are none.
     """
 
     ranks: dict[str, int]
@@ -29,6 +30,7 @@ class RankPlan:
     requested: float
     factors: FactorForm = FactorForm.plain
     indices: int = 0
+    predicted_loss_rise: float | None = None
 
     @classmethod
     def of(cls, shape: ModelShape, ranks: Mapping[str, int], requested: float | None = None) -> "RankPlan":
@@ -73,6 +75,7 @@ class RankPlan:
             "matrices": len(self.ranks),
             "block_indices": list(self.blocks),
             "reduction": {"requested": self.requested, "realised": self.realised},
+            "predicted_loss_rise": self.predicted_loss_rise,
             "indices": {"count": self.indices, "bytes": INDEX_BYTES * self.indices},
         }
 
@@ -87,6 +90,7 @@ class RankPlan:
             requested=values["reduction"]["requested"],
             factors=FactorForm[values.get("factors", FactorForm.plain.name)],
             indices=values.get("indices", {}).get("count", 0),
+            predicted_loss_rise=values.get("predicted_loss_rise"),
         )
 
 

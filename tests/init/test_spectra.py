@@ -14,7 +14,7 @@ import lillama.init
 import lillama.init.feature
 import lillama.init.svd
 from lillama.cache import Cache, entries
-from lillama.config import Dtype, FeatureConfig, ModelConfig, RandomConfig, Split, SvdConfig, Weights
+from lillama.config import Dtype, FeatureConfig, KfacConfig, ModelConfig, RandomConfig, Split, SvdConfig, Weights
 from lillama.data.tokens import TokenBlocks
 from lillama.init import FactorCache, factor_cache, start_factors
 from lillama.model.surgery import matrix
@@ -33,7 +33,7 @@ CASES = {
     },
     "t5": {"encoder.block.0.layer.0.SelfAttention.q": 6, "decoder.block.1.layer.1.EncDecAttention.k": 6},
 }
-STARTS = [SvdConfig(), SvdConfig(split=Split.symmetric), FeatureConfig()]
+STARTS = [SvdConfig(), SvdConfig(split=Split.symmetric), FeatureConfig(), KfacConfig()]
 FULL = {TALL: 32, WIDE: 16, DOWN: 32}
 
 
@@ -82,7 +82,7 @@ def idle(monkeypatch):
     return forbid
 
 
-@pytest.mark.parametrize("config", STARTS, ids=["svd", "symmetric", "feature"])
+@pytest.mark.parametrize("config", STARTS, ids=["svd", "symmetric", "feature", "kfac"])
 @pytest.mark.parametrize("family", CASES)
 def test_cold_warm_and_without_a_cache_are_the_same_bits_and_warm_runs_no_model(family, config, data, cache, idle):
     model, ranks = tiny(family), CASES[family]
@@ -229,7 +229,7 @@ def test_a_limit_smaller_than_an_entry_or_than_all_of_them_changes_no_factor(lim
 
 
 def test_a_warm_start_tells_of_weak_directions_and_idle_experts_as_a_cold_one(data, cache, caplog):
-    name = "lillama.init.feature"
+    name = "lillama.init.reports"
     caplog.set_level("INFO", logger=name)
     model, few = tiny("mixtral"), data.head(1)
     few = TokenBlocks(few.ids[:, :2], np.array([2], np.int32))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import lillama.init.feature
-from lillama.config import FeatureConfig, RandomConfig, Split, SvdConfig
+from lillama.config import FeatureConfig, KfacConfig, OutputMoment, RandomConfig, Split, SvdConfig
 from lillama.data.tokens import TokenBlocks
 from lillama.init import start_factors
 from lillama.init.moments import input_moments, moment_groups
@@ -78,7 +78,15 @@ def test_feature_has_the_least_output_error_then_svd_then_random(tiny_model, tok
 
 
 @pytest.mark.parametrize(
-    "config", [SvdConfig(), SvdConfig(split=Split.symmetric), FeatureConfig(), FeatureConfig(tokens=1)]
+    "config",
+    [
+        SvdConfig(),
+        SvdConfig(split=Split.symmetric),
+        FeatureConfig(),
+        FeatureConfig(tokens=1),
+        KfacConfig(),
+        KfacConfig(tokens=1, output=OutputMoment.diagonal),
+    ],
 )
 def test_full_rank_starts_reproduce_the_dense_logits_without_a_step(tiny_model, tokens, config):
     ids = torch.from_numpy(tokens.ids[:2].astype(np.int64))

@@ -110,7 +110,7 @@ def test_a_run_goes_on_by_the_plan_that_it_began_with(spectrum, tmp_path, monkey
     assert list((tmp_path / "run" / "snapshots").glob("step-*"))
     (tmp_path / "run" / "plan.json").unlink()
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(lillama.supply, "output_energies", lambda *_, **__: pytest.fail("planned anew"))
+    monkeypatch.setattr(lillama.supply, "plan_spectra", lambda *_, **__: pytest.fail("planned anew"))
     assert run(config, tmp_path / "run")["status"] == "done"
     assert read_json(tmp_path / "run" / "plan.json") == began
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
@@ -37,3 +38,15 @@ def settings_alone(model: Any, settings: GenerationConfig) -> Iterator[Generatio
         yield settings
     finally:
         model.generation_config = own
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """The random numbers of a seed, on the host and on the model's device; afterwards those of the run go on."""
+    gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

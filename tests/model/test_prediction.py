@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lillama.finetune.loss import NOT_PREDICTED, predicted, prediction_loss, predictions
 from lillama.model.inputs import Batch
+from lillama.model.prediction import NOT_PREDICTED, predicted, prediction_loss, predictions
 from tests.families import batch_for, tiny
 from tests.finetune.examples import padded
 

@@ -1,0 +1,54 @@
+"""Take moments of a model that is run whole, by plain autograd."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lillama.init.curvature.work import (
+    Collectors,
+    Curvature,
+    CurvatureWork,
+    progress_bar,
+    require_gradient,
+    tied_heads,
+)
+from lillama.model.blocks import EMBEDDING
+
+
+def whole(work: CurvatureWork, names: Sequence[str]) -> Iterator[tuple[str, Curvature]]:
+    """Run the whole model forward and backward, once for each group of matrices."""
+    blocks = work.blocks
+    for group in work.groups(names):
+        collectors, heads = Collectors(work), tied_heads(blocks, group)
+        leaves = [
+            blocks[stack.indices[0]].register_forward_pre_hook(_leaf, with_kwargs=True) for stack in blocks.stacks
+        ]
+        if EMBEDDING in map(blocks.index_of, group):
+            leaves.append(blocks[EMBEDDING].register_forward_hook(require_gradient, prepend=True))
+        try:
+            with collectors.of([*group, *heads.values()]), progress_bar(work, 1) as bar:
+                for number, batch in work.batches():
+                    read, arguments, targets = work.loss.prepare(batch, number)
+                    collectors.begin(read)
+                    with torch.enable_grad():
+                        work.backward(blocks.model(**arguments).logits, targets, number)
+                    bar.update(batch.tokens)
+        finally:
+            for hook in leaves:
+                hook.remove()
+        for name in group:
+            yield name, collectors.taken(name, collectors.taken(heads[name]) if name in heads else None)
+
+
+def _leaf(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Cut the graph below a block that has none, so that gradients reach it."""
+
+    def leaf(hidden: Tensor) -> Tensor:
+        return hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+
+    if args:
+        return (leaf(args[0]), *args[1:]), kwargs
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return args, {**kwargs, name: leaf(kwargs[name])}
