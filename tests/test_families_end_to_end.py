@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from lillama import load_checkpoint
-from lillama.config import PerplexityConfig
+from lillama.config import FactorForm, PerplexityConfig
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 from lillama.results import read_json
@@ -37,16 +38,20 @@ TINY_INKUBALM = [
 ]
 
 
+@pytest.mark.parametrize("form", FactorForm, ids=lambda form: form.name)
 @pytest.mark.parametrize("case", RUNS)
-def test_a_run_ends_in_a_checkpoint_with_the_perplexity_that_was_measured(cli, tmp_path, case):
+def test_a_run_ends_in_a_checkpoint_with_the_perplexity_that_was_measured(cli, tmp_path, case, form):
     more = TINY_INKUBALM if "model=inkubalm" in RUNS[case] else []
-    words = (*QUICK, *RUNS[case], *more)
+    words = (*QUICK, *RUNS[case], *more, f"factors={form.name}")
     status, _, err = cli(*words, f"hydra.run.dir={tmp_path}")
     assert status == 0, err
     result, plan = read_json(tmp_path / "results.json"), read_json(tmp_path / "plan.json")
     model = load_checkpoint(tmp_path / "checkpoint")
     assert sum(p.numel() for p in model.parameters()) == result["parameters"]["compressed"]
     assert result["parameters"]["compressed"] < result["parameters"]["dense"]
+    assert holds(tmp_path / "checkpoint") == (plan["parameters"], plan["indices"]["bytes"])
+    assert plan["factors"] == form.name
+    assert (plan["indices"]["bytes"] > 0) == (form is FactorForm.pivoted)
     settings: PerplexityConfig = composed(*words).evaluate.perplexity
     ids = measured_text(settings, AutoTokenizer.from_pretrained(tmp_path / "checkpoint")).ids
     assert perplexity(model, ids, seq_len=64) == pytest.approx(result["perplexity"]["end"], rel=1e-4)
@@ -59,6 +64,13 @@ def test_a_run_ends_in_a_checkpoint_with_the_perplexity_that_was_measured(cli, t
         assert {name.partition(".")[0] for name in names} == {case.removesuffix(" only")}
     if case == "everything":
         assert "model.embed_tokens" in names
+
+
+def holds(folder):
+    """The floating-point numbers in a checkpoint's files, and the bytes of what else they hold."""
+    values = [value for file in folder.glob("*.safetensors") for value in load_file(file).values()]
+    numbers = [value for value in values if value.is_floating_point()]
+    return sum(value.numel() for value in numbers), sum(v.nbytes for v in values if not v.is_floating_point())
 
 
 def test_an_encoder_is_distilled_without_a_perplexity(cli, tmp_path):

@@ -22,7 +22,7 @@ FLOORS = [
     {"measure", "supply"},
     {"tuning", "saving", "reuse"},
     {"job"},
-    {"pipeline", "oneshot", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
+    {"pipeline", "oneshot", "checkpoint", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
     {"launch"},
 ]
 WITHOUT_TORCH = [

@@ -6,7 +6,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lillama
 import lillama.init.feature
-from lillama.config import BottomConfig, GeneratedDataConfig, SpectrumConfig, SvdConfig, TargetsConfig
+from lillama.config import (
+    BottomConfig,
+    FactorForm,
+    GeneratedDataConfig,
+    SpectrumConfig,
+    SvdConfig,
+    TargetsConfig,
+)
 from lillama.data.sources import stdlib_topics
 from lillama.errors import ConfigError
 from lillama.model.load import byte_tokenizer
@@ -24,16 +31,17 @@ def model(tiny_model):
     return tiny_model
 
 
-def test_one_call_gives_what_the_command_line_gives(tmp_path):
+@pytest.mark.parametrize("form", FactorForm)
+def test_one_call_gives_what_the_command_line_gives(tmp_path, form):
     """The same texts and the recommended settings: the same weights, bit for bit."""
-    settings = [word for word in TINY_RUN if not word.startswith("strategy")]
+    settings = [*(word for word in TINY_RUN if not word.startswith("strategy")), f"factors={form.name}"]
     config = composed(*settings, "data.tokens=1024", "evaluate.perplexity.max_tokens=64")
     run(config, tmp_path / "run")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint")
     from lillama.model.load import load_model
 
     dense = load_model(config.model, tmp_path, seed=0)
-    own = lillama.compress(dense, byte_tokenizer(), TEXTS, **QUICK)
+    own = lillama.compress(dense, byte_tokenizer(), TEXTS, factors=form, **QUICK)
     assert own.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())
 
@@ -139,3 +147,10 @@ def test_a_last_sequence_too_short_for_a_decoder_teaches_it_nothing():
     model = tiny("t5", vocab_size=300)
     lillama.compress(model, byte_tokenizer(), TEXTS, tokens=129, seq_len=64, progress=False)
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_how_factors_are_stored_may_be_named_by_a_word(model):
+    with pytest.raises(ConfigError, match="factors=thin: is none of plain, pivoted"):
+        lillama.compress(model, byte_tokenizer(), TEXTS, factors="thin", **QUICK)
+    rich = lillama.compress(copy.deepcopy(model), byte_tokenizer(), TEXTS, factors="pivoted", **QUICK)
+    assert all(module.pivoted for module in rich.modules() if isinstance(module, LowRank))

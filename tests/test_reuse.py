@@ -36,7 +36,11 @@ def no_learning(monkeypatch):
     monkeypatch.setattr("lillama.distill.learner.BlockLearner.update", lambda *_: pytest.fail("it learns again"))
 
 
-@pytest.mark.parametrize("more", [(), ("distill/schedule=blockwise",), ("distill=authors_code",)], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [(), ("distill/schedule=blockwise",), ("distill=authors_code",), ("factors=pivoted", "strategy=uniform")],
+    ids=str,
+)
 def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(words, more, tmp_path, monkeypatch):
     made = run(composed(*words, *more, "name=first"), tmp_path / "first")
     no_learning(monkeypatch)

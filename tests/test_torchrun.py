@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from lillama.config import Parallel
 from lillama.pipeline import run
 from lillama.results import read_json
 from tests.checkpoints import weights
@@ -70,9 +72,12 @@ def test_two_processes_give_what_one_gives(alone, tmp_path, mode):
     ).read_text().count("loss/mean")
 
 
-def test_a_blockwise_schedule_shares_batches_too(tmp_path):
-    config = composed(*WORDS, "distill/schedule=blockwise", "distill.micro_batch=1")
-    run(config, tmp_path / "one")
+@pytest.mark.parametrize(
+    "more", [("distill/schedule=blockwise", "distill.micro_batch=1"), ("factors=pivoted", "parallel=blocks")], ids=str
+)
+def test_a_blockwise_schedule_shares_batches_and_pivots_are_every_processs(tmp_path, more):
+    config = composed(*WORDS, *more)
+    run(replace(config, parallel=Parallel.data), tmp_path / "one")
     finish_together(config, tmp_path / "two")
     assert_same(tmp_path / "two", tmp_path / "one")
 

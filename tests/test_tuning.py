@@ -166,9 +166,10 @@ def test_a_dense_model_is_fine_tuned_and_stays_an_ordinary_one(of_folder, cli, t
     assert not list((out / "checkpoint").glob("plan.json"))
 
 
+@pytest.mark.parametrize("form", ["plain", "pivoted"])
 @pytest.mark.parametrize("recipe", [("finetune.train=factors",), LORA], ids=["factors", "lora"])
-def test_a_finished_checkpoint_is_fine_tuned_and_measured_so(of_folder, cli, tmp_path, recipe):
-    made = (*of_folder, "strategy=uniform", "save_checkpoint=true", "stages=[plan,init]")
+def test_a_finished_checkpoint_is_fine_tuned_and_measured_so(of_folder, cli, tmp_path, recipe, form):
+    made = (*of_folder, "strategy=uniform", f"factors={form}", "save_checkpoint=true", "stages=[plan,init]")
     assert cli(*made, f"hydra.run.dir={tmp_path / 'made'}")[0] == 0
     before = tmp_path / "made" / "checkpoint"
     own = (f"model.path={before}", "stages=[finetune,perplexity,samples]", "evaluate.samples.prompts=[Rain]")

@@ -16,6 +16,7 @@ from lillama.runtime.lillama_format import (
     head_of,
     install,
     merge,
+    share_orders,
     tied_head,
 )
 from lillama.runtime.lillama_modules import FactoredWeight, LowRank, LowRankEmbedding, LowRankLinear, product
@@ -49,5 +50,6 @@ __all__ = [
     "merge",
     "product",
     "register",
+    "share_orders",
     "tied_head",
 ]

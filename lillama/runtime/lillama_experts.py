@@ -35,6 +35,9 @@ class FactorPair(nn.Module):
 class PivotedPair(FactorPair):
     """Pivoted factors, B [E, r, in - r]; every expert has its own ``pivots`` [E, r] and ``rest`` [E, in - r]."""
 
+    pivots: Tensor
+    rest: Tensor
+
     def __init__(self, weights: Tensor, rank: int) -> None:
         super().__init__(weights, rank)
         experts, _, in_features = weights.shape

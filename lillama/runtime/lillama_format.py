@@ -193,10 +193,13 @@ def empty_experts(dense: Any, ranks: Mapping[str, int], name: str, *, pivoted: b
 
 
 def tied_head(model: Any, embedding: str) -> str | None:
-    """The name of the head whose weight is the embedding's, by the model's configuration."""
+    """The name of the head whose weight (or first factor) is the embedding's, by the model's configuration."""
     keys = getattr(model, "all_tied_weights_keys", None) or {}
-    heads = [target for target, source in keys.items() if source == f"{embedding}.weight"]
-    return heads[0].removesuffix(".weight") if heads else None
+    for weight in ("weight", "A.weight"):
+        for target, source in keys.items():
+            if source == f"{embedding}.{weight}":
+                return target.removesuffix(f".{weight}")
+    return None
 
 
 def tie_head(model: Any, embedding: str) -> list[str]:
@@ -210,9 +213,8 @@ def tie_head(model: Any, embedding: str) -> list[str]:
 
 
 def note_tie(model: Any, embedding: str, head: str) -> None:
-    """Tell transformers that a head shares all that its embedding is made of, instead of one weight."""
-    shared = ["A.weight", "B.weight", *(ORDER if model.get_submodule(embedding).pivoted else ())]
-    pairs = {f"{head}.{name}": f"{embedding}.{name}" for name in shared}
+    """Tell transformers that a head shares both factors of its embedding, instead of one weight."""
+    pairs = {f"{head}.{factor}.weight": f"{embedding}.{factor}.weight" for factor in ("A", "B")}
     for attribute in ("_tied_weights_keys", "all_tied_weights_keys"):
         keys = dict(getattr(model, attribute, None) or {})
         keys.pop(f"{head}.weight", None)
@@ -223,12 +225,28 @@ def head_of(embedding: LowRankEmbedding, dense: Any) -> LowRankLinear:
     """The head that shares an embedding's factors; its bias is the dense head's."""
     head = empty_linear(dense, embedding.rank, pivoted=embedding.pivoted)
     head.A.weight, head.B.weight = embedding.A.weight, embedding.B.weight
-    if embedding.pivoted:
-        head.pivots, head.rest = embedding.pivots, embedding.rest
+    share_order(head, embedding)
     if head.A.bias is not None and not head.A.bias.is_meta:
         with torch.no_grad():
             head.A.bias.copy_(dense.bias)
     return head
+
+
+def share_order(head: Any, embedding: Any) -> None:
+    """Let a head use the places of columns of its pivoted embedding; only there does a checkpoint hold them.
+
+    Transformers ties parameters, no buffers: after a model was loaded this is to be done again.
+    """
+    for name in ORDER if embedding.pivoted else ():
+        head.register_buffer(name, getattr(embedding, name), persistent=False)
+
+
+def share_orders(model: Any, config: LowRankConfig) -> None:
+    """:func:`share_order` for every head that is tied to a low-rank embedding of this model."""
+    for name in config.embedding:
+        place = local_name(model, name)
+        if place is not None and (head := tied_head(model, place)) is not None:
+            share_order(model.get_submodule(head), model.get_submodule(place))
 
 
 @torch.no_grad()

@@ -108,8 +108,10 @@ def register_order(module: nn.Module, features: int, rank: int, device: Any, *ex
 class _Pair(LowRank):
     """The factors of one matrix, as children ``A`` and ``B``."""
 
-    A: nn.Module
-    B: nn.Module
+    A: Any
+    B: Any
+    pivots: Tensor  # of pivoted factors only
+    rest: Tensor
 
     @property
     def weight(self) -> Tensor:

@@ -28,7 +28,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 
 from .lillama_checks import check_files, check_finite, check_groups
-from .lillama_format import METHOD, LowRankConfig, install, merge, note_tie, tied_head
+from .lillama_format import METHOD, LowRankConfig, install, merge, note_tie, share_orders, tied_head
 
 # A checkpoint carries these beside its weights; transformers follows their relative imports.
 RUNTIME_FILES = (
@@ -68,6 +68,7 @@ class LowRankQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
         del model._move_missing_keys_from_meta_to_device
         check_finite(model)
+        share_orders(model, self.quantization_config)
         keep_format(model, self)
         if self.stock is not None:
             model.quantization_method = self.stock.quantization_config.quant_method

@@ -12,13 +12,23 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lillama.config import BlockwiseConfig, DistillConfig, Inputs, Keep, Moments, ScheduleConfig, SnapshotConfig
+from lillama.config import (
+    BlockwiseConfig,
+    DistillConfig,
+    FactorForm,
+    Inputs,
+    Keep,
+    Moments,
+    ScheduleConfig,
+    SnapshotConfig,
+)
 from lillama.distill import Session, blockwise, distill
 from lillama.distill.batch import student_on
+from lillama.distill.progress import ORDERS, as_parts
 from lillama.distill.snapshot import Snapshots
 from lillama.errors import ConfigError, DivergedError, Preempted, SnapshotError
 from lillama.model.student import Student
-from lillama.model.surgery import blank_modules
+from lillama.model.surgery import blank_modules, take_orders
 from lillama.preempt import Preemption, listening
 from lillama.provenance import digest
 from tests.conftest import random_tokens
@@ -44,7 +54,7 @@ class Killed(BaseException):
 
 
 def weights(student):
-    return {(i, n): p.detach().clone() for i, block in student.blocks.items() for n, p in block.named_parameters()}
+    return {(i, n): p.detach().clone() for i, block in student.blocks.items() for n, p in block.state_dict().items()}
 
 
 def config_of(schedule, **options):
@@ -53,13 +63,15 @@ def config_of(schedule, **options):
     )
 
 
-def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None):
+def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, form=FactorForm.plain):
     """A distillation that goes on from the folder's snapshot, where there is one; ``kill_at`` ends it at a step."""
     model, held = copy.deepcopy(model), snapshots(folder, every)
     start = held.latest()
     # torchao keeps moments of 4096 numbers and more in 8 bits.
     ranks = dict.fromkeys(RANKS, 40) if config.moments is Moments.int8 else RANKS
-    student = student_of(model, ranks) if start is None else Student(model, blank_modules(model, ranks))
+    student = student_of(model, ranks, form) if start is None else Student(model, blank_modules(model, ranks, form))
+    if start is not None and form is FactorForm.pivoted:
+        take_orders(student.orders(), start.part(ORDERS))
     points = [] if start is None else list(start.note.get("points", []))
 
     def on_step(progress):
@@ -79,12 +91,14 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None):
         start=start,
         note=lambda: {"points": points},
         scratch=folder / "scratch",
+        fixed=as_parts(student.orders()),
     )
     distill(student, random_tokens(8, 16), config, loss_of(Inputs.teacher_student), session)
     history.setdefault(folder, points)[:] = points
     return weights(student)
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @pytest.mark.parametrize(
     "options",
     [{}, {"keep": Keep.lowest_batch}, {"micro_batch": 1}, {"moments": Moments.int8}, {"clip_norm": 0.1}],
@@ -92,14 +106,14 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None):
 )
 @pytest.mark.parametrize("schedule", ["joint", "blockwise"])
 def test_a_run_that_is_killed_at_every_step_ends_bit_for_bit_like_one_that_is_not(
-    tiny_model, tmp_path, schedule, options
+    tiny_model, tmp_path, schedule, options, form
 ):
     config = config_of(schedule, **options)
-    whole = run(tiny_model, config, tmp_path / "whole")
+    whole = run(tiny_model, config, tmp_path / "whole", form=form)
     kills = 0
     for step in range(100):
         try:
-            found = run(tiny_model, config, tmp_path / "killed", kill_at=step)
+            found = run(tiny_model, config, tmp_path / "killed", kill_at=step, form=form)
             break
         except Killed:
             kills += 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch._dynamo
 
+from lillama.config import FactorForm
 from lillama.model.inputs import model_inputs
 from lillama.runtime import is_fused_experts
 from tests.families import batch_for, tiny
@@ -11,35 +12,38 @@ from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
 
 
-def compressed(family):
+def compressed(family, form=FactorForm.plain, *, ends=False):
     model = tiny(family)
     if any(is_fused_experts(module) for module in model.modules()):
         model.set_experts_implementation("grouped_mm")  # a loop over experts breaks the graph, dense or not
-    return student_of(model, mixed_ranks(model)).settle()
+    return student_of(model, mixed_ranks(model, ends=ends), form).settle()
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "opt", "t5", "whisper", "mamba", "mixtral", "gpt_oss"])
-def test_dynamo_finds_no_break(family):
-    model = compressed(family)
+def test_dynamo_finds_no_break(family, form):
+    model = compressed(family, form)
     torch._dynamo.reset()
     with torch.no_grad():
         found = torch._dynamo.explain(model)(**model_inputs(model, batch_for(model)).arguments)
     assert found.graph_break_count == 0, found.break_reasons
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "opt", "mixtral"])
+@pytest.mark.parametrize("form", FactorForm)
+@pytest.mark.parametrize(("family", "ends"), [("llama", True), ("phi3", False), ("opt", False), ("mixtral", True)])
 @torch.no_grad()
-def test_an_exported_model_computes_the_same(family):
-    model = compressed(family)
+def test_an_exported_model_computes_the_same(family, ends, form):
+    model = compressed(family, form, ends=ends)
     arguments = {"input_ids": batch_for(model).ids, "use_cache": False}
     exported = torch.export.export(model, (), arguments).module()
     torch.testing.assert_close(exported(**arguments).logits, model(**arguments).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @torch.no_grad()
-def test_a_compiled_model_computes_the_same():
+def test_a_compiled_model_computes_the_same(form):
     """On the eager backend: what is compared is the graph, and no C++ compiler is needed."""
-    model = compressed("llama")
+    model = compressed("llama", form, ends=True)
     ids = batch_for(model).ids
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, atol=1e-5, rtol=1e-5)

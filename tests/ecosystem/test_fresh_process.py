@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from lillama.config import FactorForm
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import byte_tokenizer
 from lillama.runtime import RUNTIME_FILES
@@ -15,6 +16,7 @@ from tests.families import tiny
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
 
+FACTORED = ("LowRankLinear", "LowRankEmbedding", "LowRankExperts", "PivotedLinear", "PivotedEmbedding")
 # The package is importable in this environment; whoever has only the folder has it not.
 WITHOUT_PACKAGE = """
 import sys
@@ -38,7 +40,7 @@ model.save_pretrained({again!r})
 again = AutoModelForCausalLM.from_pretrained({again!r}, **options)
 assert torch.equal(again(ids).logits, model(ids).logits)
 dense = model.dequantize()
-assert not any("LowRank" in type(module).__name__ for module in dense.modules())
+assert not any(type(module).__name__ in {factored!r} for module in dense.modules())
 assert torch.allclose(dense(ids).logits, again(ids).logits, atol=1e-4)
 """
 
@@ -51,8 +53,8 @@ def python(code, tmp_path):
 
 
 def words(saved, tmp_path, **options):
-    out, again = str(tmp_path / "logits.pt"), str(tmp_path / "again")
-    return {"folder": str(saved.folder), "ids": saved.ids.tolist(), "options": options, "out": out, "again": again}
+    made = {"out": str(tmp_path / "logits.pt"), "again": str(tmp_path / "again"), "factored": FACTORED}
+    return {"folder": str(saved.folder), "ids": saved.ids.tolist(), "options": options} | made
 
 
 def test_after_importing_the_package(saved, tmp_path):
@@ -75,6 +77,8 @@ KINDS = {
     "llama": (False, ["AutoModelForCausalLM", "AutoModel", "AutoModelForSequenceClassification"]),
     "gpt2": (False, ["AutoModelForCausalLM", "AutoModel"]),
     "mixtral": (True, ["AutoModelForCausalLM", "AutoModel"]),
+    "mixtral pivoted": (True, ["AutoModelForCausalLM", "AutoModel"]),
+    "llama pivoted": (True, ["AutoModelForCausalLM", "AutoModelForSequenceClassification"]),
     "qwen3": (True, ["AutoModelForCausalLM", "AutoModel", "AutoModelForSequenceClassification"]),
     "modernbert": (False, ["AutoModelForMaskedLM", "AutoModel", "AutoModelForSequenceClassification"]),
     "t5": (False, ["AutoModelForSeq2SeqLM", "AutoModel", "T5EncoderModel"]),
@@ -86,7 +90,7 @@ for kind, (folder, classes) in {kinds!r}.items():
     for name in classes:
         try:
             model = getattr(transformers, name).from_pretrained(folder, **{options!r})
-            told[f"{{kind}} {{name}}"] = sum("LowRank" in type(module).__name__ for module in model.modules())
+            told[f"{{kind}} {{name}}"] = sum(type(module).__name__ in {factored!r} for module in model.modules())
         except Exception as error:
             told[f"{{kind}} {{name}}"] = repr(error)
 json.dump(told, open({out!r}, "w"))
@@ -97,18 +101,20 @@ json.dump(told, open({out!r}, "w"))
 def kinds(tmp_path_factory):
     """A checkpoint of every kind, and the classes that load it or a part of it."""
     root = tmp_path_factory.mktemp("kinds")
-    for family, (ends, _) in KINDS.items():
+    for kind, (ends, _) in KINDS.items():
+        family, _, form = kind.partition(" ")
         model = tiny(family, vocab_size=260)
         ranks = mixed_ranks(model, ends=ends)
-        save_checkpoint(
-            student_of(model, ranks).settle(), byte_tokenizer(), root / family, plan={"ranks": ranks}, card=""
-        )
-    return {family: (str(root / family), classes) for family, (_, classes) in KINDS.items()}
+        small = student_of(model, ranks, FactorForm[form or "plain"]).settle()
+        save_checkpoint(small, byte_tokenizer(), root / kind, plan={"ranks": ranks}, card="")
+    return {kind: (str(root / kind), classes) for kind, (_, classes) in KINDS.items()}
 
 
 def try_each(kinds, tmp_path, **options):
     out = tmp_path / "told.json"
-    done = python(WITHOUT_PACKAGE + TRY_EACH.format(kinds=kinds, options=options, out=str(out)), tmp_path)
+    done = python(
+        WITHOUT_PACKAGE + TRY_EACH.format(kinds=kinds, options=options, out=str(out), factored=FACTORED), tmp_path
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text()), done.stderr
 

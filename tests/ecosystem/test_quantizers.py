@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from lillama import load_checkpoint, save_checkpoint
+from lillama.config import FactorForm
 from lillama.model.inputs import model_inputs
 from lillama.model.load import byte_tokenizer
 from tests.families import batch_for, tiny
@@ -42,13 +43,18 @@ def test_quantized_factors_reload_with_equal_logits(saved, tmp_path, stock):
 
 
 @pytest.mark.parametrize("stock", [int8_weight_only, eight_bits])
-@pytest.mark.parametrize("family", ["t5", "gpt2", "mamba2", "modernbert", "mixtral"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [(family, FactorForm.plain) for family in ("t5", "gpt2", "mamba2", "modernbert", "mixtral")]
+    + [(family, FactorForm.pivoted) for family in ("t5", "gpt2", "mixtral")],
+)
 @torch.no_grad()
-def test_other_families_reload_too(family, stock, tmp_path):
+def test_other_families_reload_too(family, form, stock, tmp_path):
     model = tiny(family)
     ranks = mixed_ranks(model)
     inputs = model_inputs(model, batch_for(model)).arguments
-    save_checkpoint(student_of(model, ranks).settle(), byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="")
+    small = student_of(model, ranks, form).settle()
+    save_checkpoint(small, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="")
     quantized = load_checkpoint(tmp_path / "a", quantization_config=stock())
     quantized.save_pretrained(tmp_path / "b")
     assert torch.equal(load_checkpoint(tmp_path / "b")(**inputs).logits, quantized(**inputs).logits)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lillama.config import FinetuneConfig, FinetuneDataConfig, Source
+from lillama.config import FactorForm, FinetuneConfig, FinetuneDataConfig, Source
 from lillama.data.tokens import TokenBlocks
 from lillama.finetune import Tuned, fine_tune
 from tests.conftest import random_tokens
@@ -17,9 +17,9 @@ def recipe(**options):
     return FinetuneConfig(**{"data": DATA, "lr": 1e-2, "batch_size": 4, **options})
 
 
-def small(model):
+def small(model, form=FactorForm.plain):
     """A model with factors in most of its matrices."""
-    return student_of(model, mixed_ranks(model)).settle()
+    return student_of(model, mixed_ranks(model), form).settle()
 
 
 def weights(model):

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from lillama.config import SnapshotConfig, Tune
+from lillama.config import FactorForm, SnapshotConfig, Tune
 from lillama.distill import Session
+from lillama.distill.progress import as_parts
 from lillama.distill.snapshot import Snapshots
 from lillama.errors import DivergedError
 from lillama.finetune import Tuned, fine_tune
@@ -51,22 +52,29 @@ def test_a_repeated_text_is_learnt(tiny_model, train, dtype):
     assert not after.training
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @pytest.mark.parametrize("family", PREDICTING)
-def test_every_family_learns_through_its_factors(family):
-    model = small(tiny(family))
+def test_every_family_learns_through_its_factors(family, form):
+    model = small(tiny(family), form)
     _, losses = tune(model, Examples(*[batch_for(model)] * 5), recipe(train=Tune.factors, lr=3e-3))
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("family", ["mixtral", "whisper", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [*((family, FactorForm.plain) for family in ("mixtral", "whisper", "gpt2")), ("mixtral", FactorForm.pivoted)],
+)
 @pytest.mark.parametrize("train", [Tune.all, Tune.factors], ids=lambda train: train.name)
-def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, train, tmp_path):
-    """Fused experts too; no model is saved and loaded under other names on the way."""
+def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, form, train, tmp_path):
+    """Fused experts too; no model is saved and loaded under other names on the way.
+
+    What a snapshot is taken up by may have pivots of its own: it learns on with the snapshot's.
+    """
     data, config = (
         Examples(*(batch_for(tiny(family), seed=seed) for seed in range(4))),
         recipe(train=train, batch_size=1),
     )
-    whole, _ = tune(small(tiny(family)), data, config)
+    whole, _ = tune(small(tiny(family), form), data, config)
     snapshots = Snapshots(tmp_path, "key", SnapshotConfig(every_steps=1))
 
     def end(update):
@@ -74,8 +82,12 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, train, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(Tuned(small(tiny(family)), config), data, config, Session(snapshots=snapshots), end)
-    tuned, steps = Tuned(small(tiny(family)), config), []
+        begun = Tuned(small(tiny(family), form), config)
+        fixed = as_parts(begun.orders())
+        fine_tune(begun, data, config, Session(snapshots=snapshots, fixed=fixed), end)
+    tuned, steps = Tuned(small(tiny(family), form), config), []
+    for order in tuned.orders().values():
+        order.copy_(order.flip(-1))
     session = Session(start=snapshots.latest())
     fine_tune(tuned, data, config, session, on_update=lambda update: steps.append(update.step))
     assert steps == [2, 3]

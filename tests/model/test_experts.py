@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lillama.algebra.factorize import svd_factors
-from lillama.config import FeatureConfig, Inputs
+from lillama.config import FactorForm, FeatureConfig, Inputs
 from lillama.init import start_factors
 from lillama.init.moments import input_moments
 from lillama.model.blocks import Blocks
@@ -27,20 +27,21 @@ EXPERT_FAMILIES = {
 }
 
 
-def compressed(family, **ranks):
+def compressed(family, form=FactorForm.plain, **ranks):
     model = tiny(family)
     names = {f"{EXPERT_FAMILIES[family]}.{parameter}": rank for parameter, rank in ranks.items()}
-    return student_of(model, names).settle(), names
+    return student_of(model, names, form).settle(), names
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @pytest.mark.parametrize("family", EXPERT_FAMILIES)
 @torch.no_grad()
-def test_full_rank_experts_are_the_dense_ones(family):
+def test_full_rank_experts_are_the_dense_ones(family, form):
     model = tiny(family)
     name = EXPERT_FAMILIES[family]
     dense = model.get_submodule(name)
     full = {parameter: min(expert_matrices(dense, parameter).shape[1:]) for parameter in ("gate_up_proj", "down_proj")}
-    factorised = student_of(model, {f"{name}.{p}": rank for p, rank in full.items()})
+    factorised = student_of(model, {f"{name}.{p}": rank for p, rank in full.items()}, form)
     index = Blocks(model).index_of(name)
     own = factorised.blocks[index].get_submodule(name.removeprefix(f"{Blocks(model).name(index)}."))
     hidden, routes = torch.randn(7, 32), torch.randint(0, 4, (7, 2))
@@ -48,13 +49,14 @@ def test_full_rank_experts_are_the_dense_ones(family):
     torch.testing.assert_close(own(hidden, routes, weights), dense(hidden, routes, weights), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", FactorForm)
 @pytest.mark.parametrize("family", EXPERT_FAMILIES)
 @pytest.mark.parametrize(
     "ranks", [{"gate_up_proj": 8, "down_proj": 8}, {"down_proj": 16}, {"gate_up_proj": 7}], ids=str
 )
 @torch.no_grad()
-def test_eager_and_grouped_implementations_agree(family, ranks, tmp_path):
-    model, names = compressed(family, **ranks)
+def test_eager_and_grouped_implementations_agree(family, ranks, form, tmp_path):
+    model, names = compressed(family, form, **ranks)
     save_checkpoint(model, byte_tokenizer(), tmp_path, plan={"ranks": names}, card="#")
     ids = batch_for(model).ids
     logits = [
