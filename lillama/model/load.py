@@ -197,9 +197,7 @@ def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str 
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if downloaded_only:
-            raise ConfigError(
-                f"{key}={wanted}: no such file or folder, and not downloaded; the Hub does not answer"
-            ) from None
+            raise ConfigError(f"{key}={wanted}: not here, not downloaded before, and the Hub does not answer") from None
         raise ConfigError(f"{key}={wanted}: cannot be loaded ({_one_line(error)})") from None
 
 
