@@ -33,7 +33,8 @@ class Preempted(BaseException):
 
 
 # What a disk says that takes no more; libraries that write in C++ or Rust say it in their own errors.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+DISK = (*FULL, errno.EACCES, errno.EPERM, errno.EIO)
 POSITIVE = "must be a positive integer"
 
 
@@ -41,7 +42,7 @@ def disk_trouble(error: BaseException) -> str | None:
     """Name the file and the reason of an error by which a disk refuses; None for any other error."""
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    return next((text for text in map(os.strerror, DISK[:3]) if text in str(error)), None)
+    return next((text for text in map(os.strerror, FULL) if text in str(error)), None)
 
 
 def require(condition: bool, key: str, value: object, legal: str) -> None:

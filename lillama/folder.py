@@ -192,4 +192,4 @@ def disk_explained(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         free = f"; {shutil.disk_usage(folder).free / 1e9:.1f} GB are free there"
-        raise WriteError(f"hydra.run.dir={folder}: {reason}{free}") from error
+        raise WriteError(f"hydra.run.dir={folder}: {reason}{free}") from None

@@ -59,8 +59,8 @@ class Outputs:
         ]
 
     def has(self, name: str) -> bool:
-        """Whether something of this name is there, whoever wrote it."""
-        return self._present(name)
+        """Whether something of this name is there, whoever wrote it; one that is half-written is not."""
+        return (self.folder / name).exists()
 
     def begin(self, fingerprint: str) -> None:
         """Note which run is at work."""
@@ -71,7 +71,6 @@ class Outputs:
         """Note that the run is finished, and remove what only an unfinished one needs."""
         self.done = True
         self.remove(*UNFINISHED)
-        self.release()
         self._write()
 
     def note_checkpoint(self) -> None:
@@ -87,9 +86,12 @@ class Outputs:
         for name in names:
             if name not in self._names and self._present(name):
                 raise ConfigError(self.refusal([name]))
-        if not set(names) <= self._names:
-            self._names |= set(names)
-            self._write()
+        if CHECKPOINT in names:
+            self._checkpoint = None  # what it was saved as does not hold any more
+        elif set(names) <= self._names:
+            return
+        self._names |= set(names)
+        self._write()
 
     def remove(self, *names: str) -> None:
         """Remove those of the names that are on the list, and take them off it; a stranger's file in a folder stays."""

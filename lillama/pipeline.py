@@ -34,7 +34,7 @@ from lillama.model.checkpoint import check_saveable, check_space
 from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
-from lillama.outputs import BENCH_CHART, CURVE, SCRATCH, SNAPSHOTS, UNFINISHED, Outputs
+from lillama.outputs import BENCH_CHART, CURVE, SCRATCH, SNAPSHOTS, Outputs
 from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
 from lillama.record import Start, following, recording
@@ -97,7 +97,7 @@ def keep_records(
     previous = team.told(finished(config, outputs, fingerprint))
     with logged(outputs):
         if previous is not None:
-            outputs.remove(*UNFINISHED)
+            outputs.finish()
             log.info("already done, nothing to run: %s", outputs.folder)
             return previous
         own = saves.distill.latest()

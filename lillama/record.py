@@ -278,6 +278,7 @@ def end(record: Record) -> None:
     except OSError:
         record.outputs.release()
         write_json(record.folder / FILE, result.as_dict())
+    record.outputs.release()
     if result.status == "done":
         record.outputs.finish()
     try:

@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import io
+import re
 import string
 import weakref
 
@@ -34,16 +35,21 @@ def test_a_cell_name_is_readable():
     assert cell_name([]) == "default"
 
 
+def name_of_earlier_versions(overrides):
+    """``init=svd,k=96-1f0c93a2``."""
+    parts = [override.partition("=") for override in sorted(overrides)]
+    short = ",".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parts)
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._,=+-]+', '_', short)[:100].strip('._')}-{digest}"
+
+
 def test_a_cell_under_the_name_of_an_earlier_version_is_found(cli, tmp_path, capsys):
     """By the sweep, which does not run it again, and by the report."""
     words = (*TINY_RUN, "stages=[plan]", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
     assert cli("-m", *words)[0] == 0
     assert len(cells(tmp_path)) == 2
     for cell in cells(tmp_path):
-        name = hashlib.sha256("\n".join(sorted(cell.result["overrides"])).encode()).hexdigest()[:8]
-        assert cell.folder.name.endswith(name)
-        earlier = "seq_len=64,tokens=2048,max_tokens=512,seq_len=64,logger=csv,model=tiny_random,progress=false,"
-        cell.folder.rename(tmp_path / f"{(earlier + 'seed=0,stages=[plan]')[:100]}-{name}")
+        cell.folder.rename(tmp_path / name_of_earlier_versions(cell.result["overrides"]))
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/results.json")}
     status, _, err = cli("-m", *words)
     assert status == 0

@@ -77,7 +77,7 @@ def save_loaded(
         reason = disk_trouble(error)
         if reason is None:
             raise
-        raise WriteError(f"{folder}: the checkpoint cannot be written ({reason})") from error
+        raise WriteError(f"{folder}: the checkpoint cannot be written ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -224,8 +224,8 @@ def _from_pretrained(
     revision = config.revision if wanted == config.path else None
     options |= code_options(config, wanted, place, key)
     downloaded_only = place is None and offline(wanted, key, revision=revision)
-    lost = "no such file or folder, and not downloaded; the Hub does not answer" if downloaded_only else None
-    with unreadable(f"{key}={wanted}: {lost or 'cannot be loaded'}"):
+    why = "not here, not downloaded before, and the Hub does not answer" if downloaded_only else "cannot be loaded"
+    with unreadable(f"{key}={wanted}: {why}"):
         return read(str(place or wanted), revision=revision or "main", local_files_only=downloaded_only, **options)
 
 
