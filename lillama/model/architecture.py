@@ -52,7 +52,7 @@ def _refused(family: Any, error: Exception) -> ConfigError:
 def _is_read(default: Any, key: str) -> bool:
     """Return whether a family's code mentions a key that is no field of its configuration (``head_dim``)."""
     own = Path(inspect.getfile(type(default))).parent.glob("*.py")
-    files = [*own, *(Path(module.__file__) for module in (configuration_utils, modeling_rope_utils))]
+    files = [*own, *(Path(inspect.getfile(module)) for module in (configuration_utils, modeling_rope_utils))]
     word = re.compile(rf"\b{re.escape(key)}\b")
     return not hasattr(type(default), key) and any(word.search(file.read_text(encoding="utf-8")) for file in files)
 
