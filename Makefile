@@ -20,7 +20,7 @@ help:
 	@echo "make clean  remove the environment and all outputs"
 
 run: $(RUN_READY)
-	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256
+	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256 finetune.data.tokens=8192
 
 # Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
 test: $(TEST_READY)
