@@ -4,6 +4,11 @@ import os
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    from lillama.preempt import leave_when_asked
+
+    leave_when_asked()  # the imports below take seconds
+
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach Session.exit_status, which tells them in one line
 
 import hydra

@@ -3,6 +3,7 @@
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,25 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
 from lillama.config import ExperimentConfig, register_schemas
+from lillama.environment import forget_empty, variable
 from lillama.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_CELLS = 100_000
 SCALE = "paper"  # where none is asked for
 CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
 
 
 def set_up() -> None:
-    """Schemas and resolvers; a second call does nothing."""
+    """Schemas, resolvers and an environment without empty variables; a second call does nothing."""
+    forget_empty()
     register_schemas()
+    OmegaConf.register_new_resolver("env", variable, replace=True)
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
     OmegaConf.register_new_resolver("stdlib", lambda: sysconfig.get_path("stdlib"), replace=True)
     OmegaConf.register_new_resolver("at", at_scale, replace=True)
@@ -74,7 +80,7 @@ def experiment_sweep(name: str, scale: str | None, overrides: Sequence[str] = ()
     experiment = OmegaConf.to_object(whole.experiment)
     assert isinstance(experiment, ExperimentConfig)
     given = {"model": whole.model.name, "reduction": str(whole.strategy.reduction)}
-    return Sweep(whole.name, experiment, sweep_cells(whole), given)
+    return Sweep(whole.name, experiment, sweep_cells(whole.hydra.sweeper.params or {}), given)
 
 
 def experiment_names() -> list[str]:
@@ -82,12 +88,19 @@ def experiment_names() -> list[str]:
     return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
 
 
-def sweep_cells(whole: DictConfig, task: Sequence[str] = ()) -> list[list[str]]:
-    """The overrides of every cell of a composed sweep; of a single run, one cell.
+def sweep_cells(params: Mapping[str, Any], task: Sequence[str] = ()) -> list[list[str]]:
+    """The overrides of every cell of a sweep; of a single run, one cell.
 
+    :param params: what the sweep varies, as its configuration has it.
     :param task: what was said on the command line beside what the experiment sweeps itself.
+    :raises ConfigError: for more cells than anybody can have run.
     """
-    params = whole.hydra.sweeper.params or {}
     parsed = OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *task])
+    count = 1
+    for override in parsed:
+        if override.is_sweep_override() and not isinstance(override.value(), Glob):
+            count *= sum(1 for _ in islice(override.sweep_iterator(), MOST_CELLS + 1))
+            if count > MOST_CELLS:
+                raise ConfigError(f"{override.input_line}: a sweep of more than {MOST_CELLS:,} cells")
     batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     return [list(job) for batch in batches for job in batch]

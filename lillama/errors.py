@@ -1,5 +1,8 @@
 """The errors that a user meets, each with the exit status that ``run.py`` gives it."""
 
+import errno
+import os
+
 
 class ConfigError(ValueError):
     """The request is wrong (bad input); raised before a model is loaded. Exit status 2."""
@@ -13,7 +16,11 @@ class DeviceMemoryError(ConfigError):
     """The device has no memory left for what was asked; the message says which setting to lower."""
 
 
-class SnapshotError(RuntimeError):
+class WriteError(RuntimeError):
+    """A file of a run could not be written: a full disk, a quota, no permission."""
+
+
+class SnapshotError(WriteError):
     """A snapshot could not be written; those before it are whole."""
 
 
@@ -25,7 +32,17 @@ class Preempted(BaseException):
     """The system asked the run to end (SIGTERM, SIGUSR1, SIGUSR2). Exit status 75: the same command goes on with it."""
 
 
+# What a disk says that takes no more; libraries that write in C++ or Rust say it in their own errors.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+DISK = (*FULL, errno.EACCES, errno.EPERM, errno.EIO)
 POSITIVE = "must be a positive integer"
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """Name the file and the reason of an error by which a disk refuses; None for any other error."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    return next((text for text in map(os.strerror, FULL) if text in str(error)), None)
 
 
 def require(condition: bool, key: str, value: object, legal: str) -> None:

@@ -1,6 +1,7 @@
 """A run under way in one process, and the snapshots that it goes on from."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from lillama.config import RunConfig, Stage
 from lillama.distill.parallel import Team
 from lillama.distill.snapshot import Snapshot, Snapshots
+from lillama.errors import SnapshotError
+from lillama.outputs import SNAPSHOTS, TUNING_SNAPSHOTS
 from lillama.preempt import Preemption
-from lillama.record import SNAPSHOTS, TUNING_SNAPSHOTS, Record
+from lillama.record import Record
 from lillama.reuse import Kept
-from lillama.tuning import Resumption
+from lillama.strategy.plan import RankPlan
+from lillama.tuning import LossLine, Resumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,9 @@ class Saves:
     @classmethod
     def of(cls, config: RunConfig, folder: Path, fingerprint: str, *, background: bool) -> "Saves":
         """Those in a run's folder, and the place of its model in the cache where it may be shared."""
-        places = (folder / SNAPSHOTS, folder / TUNING_SNAPSHOTS)
-        distill, finetune = (Snapshots(place, fingerprint, config.snapshot, background=background) for place in places)
+        made: dict[str, Any] = {"key": fingerprint, "config": config.snapshot, "background": background}
+        distill = Snapshots(folder / SNAPSHOTS, check=check_note, **made)
+        finetune = Snapshots(folder / TUNING_SNAPSHOTS, check=check_tuning_note, **made)
         kept = Kept(config) if config.reuse and Stage.distill in config.stages else None
         return cls(distill, finetune, kept)
 
@@ -39,10 +44,11 @@ class Saves:
         anew = Stage.distill in config.stages and start is None
         return None if anew else self.finetune.latest()
 
-    def remove(self) -> None:
-        """Remove them all: the run is done."""
-        self.distill.remove()
-        self.finetune.remove()
+    def close(self) -> None:
+        """Wait for what is being written: the run is done, and nobody needs it any more."""
+        for snapshots in (self.distill, self.finetune):
+            with suppress(SnapshotError):
+                snapshots.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,32 @@ class Job:
     def resumption(self, **known: Any) -> Resumption:
         """How the fine-tuning is saved, with what is known before it, and what it goes on from."""
         return Resumption(self.preemption, self.saves.finetune, self.tuned, known)
+
+
+def check_note(note: Mapping[str, Any]) -> None:
+    """Read all that a run goes on from in a snapshot's note, so that one of another shape raises."""
+    kinds = {"seconds": dict, "tokens": int, "peak_memory": int, "logger": dict}
+    if not all(isinstance(note[key], kind) for key, kind in kinds.items()):
+        raise TypeError("a note of another shape")
+    if "curve" in note:  # a fine-tuning of a finished model has none
+        check_curve(note["curve"])
+    if "plan" in note:  # older ones lack it
+        RankPlan.from_dict(note["plan"])
+
+
+def check_tuning_note(note: Mapping[str, Any]) -> None:
+    """:func:`check_note` for a fine-tuning's."""
+    check_note(note)
+    own = note[Stage.finetune.name]
+    check_curve(own["curve"])
+    LossLine.from_state(own["loss"])
+
+
+def check_curve(state: Mapping[str, Any]) -> None:
+    """Read the state of a curve."""
+    for tokens, perplexity in state["points"]:
+        float(tokens), float(perplexity)
+    float(state["dense"] or 0)
 
 
 def note_of(start: Snapshot | None, tuned: Snapshot | None) -> Mapping[str, Any] | None:

@@ -6,27 +6,33 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
-from lillama.errors import ConfigError, Preempted, SnapshotError, TeamError
+from lillama.errors import ConfigError, Preempted, TeamError, WriteError, disk_trouble
+from lillama.preempt import PREEMPTED
 from lillama.report.summary import forecast_table, plan_table, summary
 from lillama.results import read_json
+from lillama.terminal import printable, show
 
 __all__ = ["Session", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
-PREEMPTED = 75  # EX_TEMPFAIL: what a scheduler is told to start again
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
-ONE_LINE_ERRORS = (*USER_ERRORS, SnapshotError, TeamError)  # what a traceback would not explain better
+NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
+NO_MEMORY = "can't allocate memory"  # torch, of the host's
+ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
 
 class Session:
@@ -46,16 +52,17 @@ class Session:
             config = typed(composed)
             from lillama.pipeline import run  # seconds of torch and transformers, which bad input need not wait for
 
-            result = run(config, folder, hydra.overrides.task)
+            # Of two equal sweeps at a time each waits for the cell that the other one runs, and takes its result.
+            result = run(config, folder, hydra.overrides.task, wait=hydra.mode is RunMode.MULTIRUN)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
-                print(plan_table(read_json(folder / "plan.json")), end="\n\n")
+                show(plan_table(read_json(folder / "plan.json")) + "\n")
                 if (folder / "forecast.json").is_file():
-                    print(forecast_table(read_json(folder / "forecast.json")), end="\n\n")
-            print(summary(result), flush=True)
+                    show(forecast_table(read_json(folder / "forecast.json")) + "\n")
+            show(summary(result))
         except Preempted as asked:  # here, since in a launcher's job nobody above would know what it is
-            print(asked, file=sys.stderr)
+            show(asked, error=True)
             raise SystemExit(PREEMPTED) from None
         except Exception as error:
             if hydra.mode is RunMode.RUN:
@@ -73,22 +80,51 @@ class Session:
         try:
             main()
         except KeyboardInterrupt:
-            print("interrupted: the run's folder is whole; the same command goes on with it", file=sys.stderr)
+            show("interrupted: the run's folder is whole; the same command goes on with it", error=True)
             return OTHER
         except Exception as error:  # noqa: BLE001 - the last line of defence: tell and exit
             if self.failures:
                 return self._tell_failures()
-            if isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
+            if NULL_GROUP in str(error) and isinstance(error, ValueError):
+                error = ConfigError(f"{null_words(sys.argv[1:])}: a group takes one of its options, or is left out")
+            elif isinstance(error, OSError) and not isinstance(error, USER_ERRORS):
                 error = ConfigError(f"hydra.run.dir: {error}")  # Hydra could not make the output folder
             return tell(error)
         return DONE
 
     def _tell_failures(self) -> int:
         """Print the failed cells of a sweep, a line each; bad input only where all of them were."""
-        print(f"error: {len(self.failures)} cells of the sweep failed:", file=sys.stderr)
+        show(f"error: {len(self.failures)} cells of the sweep failed:", error=True)
         for name, error in self.failures:
-            print(f"  {name}: {one_line(error)}", file=sys.stderr)
+            show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
+
+
+class KeepSweeps(Callback):
+    """Refuse a sweep in a folder with another program's ``multirun.yaml``, before Hydra writes its own over it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """End the process with 2: Hydra makes warnings of a callback's exceptions.
+
+        :raises SystemExit: where the file is there and holds no sweep of this package.
+        """
+        file = Path(config.hydra.sweep.dir) / "multirun.yaml"
+        if file.exists() and not _is_our_sweep(file):
+            why = f"hydra.sweep.dir={file.parent}: holds another program's {file.name}; choose another folder"
+            raise SystemExit(tell(ConfigError(why)))
+
+
+def _is_our_sweep(file: Path) -> bool:
+    try:
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(held, dict) and {"hydra", "strategy", "distill", "evaluate"} <= held.keys()
+
+
+def null_words(words: Sequence[str]) -> str:
+    """The words of a command line that give null."""
+    return ", ".join(word for word in words if re.search(r"=.*\bnull\b", word))
 
 
 def typed(composed: DictConfig) -> RunConfig:
@@ -107,20 +143,25 @@ def typed(composed: DictConfig) -> RunConfig:
 def tell(error: BaseException) -> int:
     """Print what went wrong, bad input in one line; the exit status."""
     if isinstance(error, ONE_LINE_ERRORS):
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        show(f"error: {one_line(error)}", error=True)
         return BAD_INPUT if isinstance(error, USER_ERRORS) else OTHER
-    traceback.print_exception(error)
+    if (reason := disk_trouble(error)) is not None:
+        show(f"error: {reason}", error=True)
+        return OTHER
+    if isinstance(error, MemoryError) or NO_MEMORY in str(error):
+        show(f"error: out of memory: {one_line(error)}", error=True)
+        return BAD_INPUT
+    show("".join(traceback.format_exception(error)), error=True)
     return OTHER
 
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; for an unknown key or option, with the legal ones."""
-    text = " ".join(
-        dict.fromkeys(str(part) for part in chain_of(error) if str(part) not in str(error) or part is error)
-    )
+    told = list(chain_of(error, suppressed=False))
+    text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
     keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
-    return " ".join(text.split()) + (f"; the keys are {', '.join(keys)}" if keys else "")
+    return printable(" ".join(text.split())) + (f"; the keys are {', '.join(keys)}" if keys else "")
 
 
 def legal_keys(error: BaseException) -> list[str]:
@@ -130,12 +171,16 @@ def legal_keys(error: BaseException) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it."""
+def chain_of(error: BaseException, *, suppressed: bool = True) -> Iterator[BaseException]:
+    """An exception and what led to it.
+
+    :param suppressed: what ``raise ... from None`` says is not to be told too.
+    """
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        ends = seen.__suppress_context__ and seen.__cause__ is None and not suppressed
+        seen = None if ends else seen.__cause__ or seen.__context__
 
 
 def let_go(error: BaseException) -> None:

@@ -1,6 +1,7 @@
 """The machine that a run is on: what it is, and how much of its memory the run takes."""
 
 import contextlib
+import os
 import resource
 import sys
 from pathlib import Path
@@ -8,11 +9,22 @@ from typing import Any
 
 import torch
 
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
 
 def hardware() -> dict[str, Any]:
     """What computes: the GPU's name where there is one, the number of CPU threads."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "threads": torch.get_num_threads()}
+
+
+def host_memory() -> int:
+    """The memory that this process may have, in bytes: the machine's, or less where its control group has less."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not Linux, or "max"
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
 
 
 def reset_peaks() -> None:

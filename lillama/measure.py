@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from lillama.config import Objective, PerplexityConfig, RunConfig, Stage, Weights
-from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, perplexity
 from lillama.evaluate.samples import samples
 from lillama.evaluate.stable_rank import draw_stable_ranks, stable_ranks
@@ -15,10 +14,11 @@ from lillama.evaluate.throughput import throughput
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, model_variants, random_variants, student_variants
 from lillama.evaluate.wer import word_errors
 from lillama.evaluate.zero_shot import recovery, zero_shot
-from lillama.model.load import load_model, resolve_device, same_vocabulary
+from lillama.model.load import load_model, resolve_device
 from lillama.model.student import Student, random_student
+from lillama.outputs import STABLE_RANK_CHART
 from lillama.prepare import Inputs, cache_of, kept
-from lillama.record import STABLE_RANK_CHART, Record
+from lillama.record import Record
 from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 
@@ -88,7 +88,7 @@ def measure_checkpoint(
 
     With a plan and no weights to start it from, speed and memory are those of random factors.
 
-    :raises ConfigError: for a baseline with another tokenizer, or none of the models of a plan.
+    :raises ConfigError: for a model that cannot be loaded.
     """
     config, record = measurement.config, measurement.record
     if config.model.weights is Weights.random and plan is not None and set(config.stages) <= SPEED_ONLY:
@@ -126,8 +126,6 @@ def _models(config: RunConfig) -> dict[str, nn.Module]:
     low_rank = any(isinstance(module, LowRank) for module in model.modules())
     if base is None or not (config.evaluate.dense or _teaches(config)):
         return {COMPRESSED if low_rank else DENSE: model}
-    if not same_vocabulary(base, config.model, cache_dir):
-        raise ConfigError(f"evaluate.baseline={base.path}: has another tokenizer; measure it in a run of its own")
     return {DENSE: load_model(base, cache_dir, seed=config.seed), COMPRESSED: model}
 
 
@@ -170,6 +168,7 @@ def _stable_rank(measurement: Measurement, model: nn.Module, role: str) -> Figur
     assert text is not None
     found = stable_ranks(model, text.ids, config.evaluate.stable_rank, progress=config.progress)
     known = {**record.result.measured.get(Stage.stable_rank.name, {}), role: found}
+    record.claim(STABLE_RANK_CHART)
     draw_stable_ranks(known, record.folder / STABLE_RANK_CHART, title=config.model.name)
     return found
 

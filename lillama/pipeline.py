@@ -5,8 +5,8 @@ RunConfig -> plan -> (teacher, tokenizer, tokens) -> low-rank student -> distill
 """
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,18 +24,22 @@ from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.finetune import dense_teacher
 from lillama.fingerprint import run_fingerprint
+from lillama.fits import check_memory
+from lillama.folder import alone, check_inputs, disk_explained, finished, leave_word, made
 from lillama.init import StartNotes, start_factors
 from lillama.job import Job, Saves, note_of
+from lillama.log_file import logged
 from lillama.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
-from lillama.model.checkpoint import check_space
+from lillama.model.checkpoint import check_saveable, check_space
 from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
+from lillama.outputs import BENCH_CHART, CURVE, SCRATCH, SNAPSHOTS, Outputs
 from lillama.preempt import Preemption, listening
 from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
-from lillama.record import SCRATCH, alone, finished, following, recording, refuse
+from lillama.record import Start, following, recording
 from lillama.reuse import Kept
-from lillama.saving import save, save_tuned
+from lillama.saving import plan_beside, save, save_tuned
 from lillama.strategy.forecast import forecast, predicted_loss_rise
 from lillama.strategy.plan import RankPlan
 from lillama.supply import Supply
@@ -44,54 +48,75 @@ from lillama.tuning import tune
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait: bool = False) -> dict[str, Any]:
     """Run the configured stages and return what ``results.json`` holds.
 
     A folder that already holds this run's result is left alone and its result returned; from a snapshot of this run it
-    goes on. Under torchrun every process calls this; the first one keeps the records.
+    goes on. Under torchrun every process calls this; the first one keeps the records. What no run wrote is never
+    removed, and nothing is before all checks have passed.
 
     :param overrides: what was said on the command line; kept with the result, so that a report can name the cell.
-    :raises ConfigError: for bad input, before a model is loaded, or a folder in which another process is at work.
+    :param wait: for another process that is at work in the folder; a sweep does.
+    :raises ConfigError: for bad input, before a model is loaded, a folder in which another process is at work, or one
+        that holds what a run would replace.
     :raises DivergedError: for a loss, a perplexity or a weight that is not finite.
     :raises Preempted: when the system asked the run to end.
+    :raises WriteError: where the disk takes no more.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    show_progress(config.progress)
-    try:
-        fingerprint = run_fingerprint(config)
-        device = resolve_device(config.model)
-    except ConfigError as error:  # a model or a text that is not there
-        refuse(config, folder, overrides, error)
-        raise
-    with listening() as preemption, team_of(config.parallel, device) as team:
-        saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
-        if not team.main:
-            return follow(config, folder, team, preemption, saves)
-        with alone(folder):
-            previous = team.told(finished(config, folder, fingerprint))
-            if previous is not None:
-                clean(folder, saves)
-                log.info("already done, nothing to run: %s", folder)
-                return previous
-            own = saves.distill.latest()
-            others = saves.found() if own is None else None
-            start = team.told(own or others)
-            tuned = saves.tuned(config, start)
-            note = note_of(own, tuned)
-            with recording(config, folder, fingerprint, overrides, note=note) as record, explained(team):
-                if others is not None:
-                    record.result.provenance["distilled_by"] = others.note["made"]
-                    if note is None:
-                        record.take_over(others.note)
-                run_stages(Job(config, record, team, preemption, saves, start, tuned))
-            clean(folder, saves)
+    with listening() as preemption:
+        show_progress(config.progress)
+        check_inputs(config, made(folder))
+        try:
+            fingerprint = run_fingerprint(config)
+            device = resolve_device(config.model)
+        except ConfigError as error:  # a model or a text that is not there
+            with suppress(ConfigError), alone(folder):
+                leave_word(config, folder, overrides, error)
+            raise
+        with team_of(config.parallel, device) as team:
+            saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
+            if not team.main:
+                return follow(config, folder, team, preemption, saves)
+            with alone(folder, wait=wait), disk_explained(folder):
+                return keep_records(
+                    config, Outputs(folder), fingerprint, overrides, team=team, preemption=preemption, saves=saves
+                )
+
+
+def keep_records(
+    config: RunConfig,
+    outputs: Outputs,
+    fingerprint: str,
+    overrides: Sequence[str],
+    *,
+    team: Team,
+    preemption: Preemption,
+    saves: Saves,
+) -> dict[str, Any]:
+    """Run the stages in the process that writes to the folder, unless the folder holds their result."""
+    previous = team.told(finished(config, outputs, fingerprint))
+    with logged(outputs):
+        if previous is not None:
+            outputs.finish()
+            log.info("already done, nothing to run: %s", outputs.folder)
+            return previous
+        own = saves.distill.latest()
+        others = saves.found() if own is None else None
+        start = team.told(own or others)
+        tuned = saves.tuned(config, start)
+        note = note_of(own, tuned)
+        taken = others.note if others is not None and note is None else None
+        begun = Start(config.logger, note, taken)
+        with (
+            recording(config, outputs, fingerprint, overrides, begun) as record,
+            disk_explained(outputs.folder),
+            explained(team),
+        ):
+            if others is not None:
+                record.result.provenance["distilled_by"] = others.note["made"]
+            run_stages(Job(config, record, team, preemption, saves, start, tuned))
+            saves.close()
     return record.result.as_dict()
-
-
-def clean(folder: Path, saves: Saves) -> None:
-    """Remove what only an unfinished run needs."""
-    saves.remove()
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
 def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
@@ -106,26 +131,33 @@ def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, 
 
 
 def run_stages(job: Job) -> None:
-    """The plan first, then what the model is needed for."""
+    """Make the plan, read the inputs, and then, with every check passed, do what the model is needed for."""
     config, record, plan = job.config, job.record, None
     supply = Supply(config, record)
     if set(PLANNED) & set(config.stages):
         with record.stage("plan"):
             plan = agreed_plan(job, supply)
-        record.note_plan(plan)
     else:
         check_runnable(config)
-    if set(config.stages) - {Stage.plan, Stage.bench}:
+        check_memory(config)
+    if measures := bool(set(config.stages) - {Stage.plan, Stage.bench}):
+        supply.inputs()
+    known = plan_beside(config) if Stage.finetune in config.stages and Stage.init not in config.stages else None
+    record.begin()
+    if plan is not None:
+        record.note_plan(plan)
+    if measures:
         inputs = supply.inputs()
         torch.manual_seed(config.seed)
         if plan is not None and Stage.init in config.stages:
             compress(job, plan, supply)
         elif job.team.main:
             measurement = Measurement(config, record, inputs)
-            tuning = partial(tune_loaded, job, measurement) if Stage.finetune in config.stages else None
+            tuning = partial(tune_loaded, job, measurement, known) if Stage.finetune in config.stages else None
             measure_checkpoint(measurement, plan, tuning)
     if Stage.bench in config.stages and job.team.main:
         assert plan is not None
+        record.claim(SCRATCH, BENCH_CHART)
         with record.stage("bench"):
             record.result.bench = bench(config, plan, record.folder)
 
@@ -163,12 +195,14 @@ def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
     """The model made smaller, measured, saved, measured as it is saved."""
     config, record = job.config, job.record
     inputs, teacher = supply.inputs(), supply.take_teacher()
+    if config.save_checkpoint and job.team.main:
+        check_saveable(teacher, inputs.tokenizer)
     measurement = Measurement(config, record, inputs)
     curve = make_curve(job, measurement)
     if job.note is None:
         curve.add_dense(teacher)
     with record.stage("init"):
-        student = first_student(job, teacher, plan, supply)
+        student, plan = first_student(job, teacher, plan, supply)
     if job.note is None:
         curve.add(student, tokens=0)
     if Stage.distill in config.stages:
@@ -204,20 +238,28 @@ def settled(job: Job, measurement: Measurement, student: Student, curve: Curve) 
     return tune(measurement, student.settle(), job.resumption(curve=curve.state()), teacher)
 
 
-def tune_loaded(job: Job, measurement: Measurement, model: nn.Module, teacher: nn.Module | None) -> nn.Module:
-    """A model fine-tuned as it came, dense or compressed, and its checkpoint; ``teacher``: the dense one beside it."""
+def tune_loaded(
+    job: Job, measurement: Measurement, plan: Mapping[str, Any] | None, model: nn.Module, teacher: nn.Module | None
+) -> nn.Module:
+    """Fine-tune a model as it came, dense or compressed, and save it.
+
+    :param plan: of a compressed one. :param teacher: the dense model beside it.
+    """
     config, record = job.config, job.record
     if config.save_checkpoint:
+        check_saveable(model, measurement.inputs.tokenizer)
         check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
     tuned = tune(measurement, model, job.resumption(), teacher)
     if config.save_checkpoint:
         with record.stage("save"):
-            save_tuned(config, measurement.inputs, tuned, record)
+            save_tuned(config, measurement.inputs, tuned, record, plan)
     return tuned
 
 
-def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> Student:
-    """The student before it learns; its factors are still blank where a snapshot will fill them.
+def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> tuple[Student, RankPlan]:
+    """The student before it learns, and the plan with what its start predicts.
+
+    The factors are still blank where a snapshot will fill them.
 
     The main process of a team makes the factors for all.
     """
@@ -229,7 +271,8 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
         options: dict[str, Any] = {"form": form, "cache": known, "progress": config.progress, "notes": notes}
         made = start_factors(teacher, ranks, data, config.init, **options)
         if notes.predicted_loss_rise is not None:
-            job.record.note_plan(replace(plan, predicted_loss_rise=notes.predicted_loss_rise))
+            plan = replace(plan, predicted_loss_rise=notes.predicted_loss_rise)
+            job.record.note_plan(plan)
     else:
         made = blank_modules(teacher, ranks, form, keep_bias=config.init.keep_bias)
     student = Student(teacher, made)
@@ -237,12 +280,13 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
         job.team.same([*student.factor_parameters(), *student.orders().values()])
     elif orders := student.orders():
         take_orders(orders, job.start.part(ORDERS))
-    return student
+    return student, plan
 
 
 def make_curve(job: Job, measurement: Measurement) -> Curve:
     """The curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
     record, wanted = job.record, Stage.perplexity in job.config.stages and job.team.main
+    record.claim(*CURVE)
     return Curve(
         record.folder,
         measure=measurement.perplexity if wanted else None,
@@ -256,6 +300,7 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
     config, record = job.config, job.record
+    record.claim(SNAPSHOTS, SCRATCH)
 
     def on_step(progress: Progress) -> None:
         record.log_step(progress.tokens, step_metrics(progress))

@@ -1,6 +1,7 @@
 """A machine that is taken back (SLURM, spot instances) says so by a signal, a person by Ctrl-C; the run saves first."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,25 @@ from typing import Any
 from lillama.errors import Preempted
 
 log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)  # SIGUSR2: submitit's, for its jobs
+BY_SYSTEM = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # SIGUSR2: submitit's, for its jobs
+SIGNALS = (*BY_SYSTEM, signal.SIGINT)
+PREEMPTED = 75  # EX_TEMPFAIL: the exit status by which a scheduler is told to start the same again
+
+
+def leave(number: int, frame: FrameType | None = None) -> None:
+    """End this process at once: while it still imports, and between the cells of a sweep, nothing is under way."""
+    os.write(2, f"{_asked_by(signal.Signals(number).name)}\n".encode())
+    os._exit(PREEMPTED)  # an exception might be caught by whatever is being imported
+
+
+def leave_when_asked() -> None:
+    """Have the system's requests to end heard from now on; a run that begins hears them itself."""
+    for number in BY_SYSTEM:
+        signal.signal(number, leave)
+
+
+def _asked_by(name: str) -> str:
+    return f"{name}: the run was asked to end; the same command goes on with it"
 
 
 class Preemption:
@@ -43,7 +62,7 @@ class Preemption:
         if self.signal is signal.SIGINT:
             raise KeyboardInterrupt
         by = "another process" if self.signal is None else self.signal.name
-        raise Preempted(f"{by}: the run was asked to end; the same command goes on with it")
+        raise Preempted(_asked_by(by))
 
     @contextmanager
     def later(self) -> Iterator[None]:
@@ -71,7 +90,8 @@ def listening() -> Iterator[Preemption]:
     """Hear SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C for as long as the context lasts.
 
     Whoever listened before (a launcher that puts its job back into the queue) hears of each signal, in the order in
-    which they came, when the run has ended and all of it is on disk.
+    which they came, when the run has ended and all of it is on disk. Where nobody did, a request that the run's end
+    has overtaken ends the process all the same: a sweep does not go on to its next cell.
     """
     preemption = Preemption()
     if threading.current_thread() is not threading.main_thread():
@@ -84,9 +104,11 @@ def listening() -> Iterator[Preemption]:
         for number, handler in before.items():
             signal.signal(number, handler)
         for asked in dict.fromkeys(preemption.asked):
-            if callable(before[asked]) and asked is not signal.SIGINT:
+            if callable(before[asked]) and before[asked] is not leave and asked is not signal.SIGINT:
                 with _deaf_to(signal.SIGTERM):
                     before[asked](asked, None)
+    if preemption.signal is not None:
+        preemption.end()
 
 
 @contextmanager

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lillama.cache import Cache
-from lillama.config import DataConfig, DomainsConfig, Dtype, Moments, RunConfig, Source, Stage, Task, domain_key
+from lillama.checks import check_calibration, check_settings, check_texts
+from lillama.config import (
+    DataConfig,
+    DomainsConfig,
+    Dtype,
+    ModelConfig,
+    Moments,
+    RunConfig,
+    Source,
+    Stage,
+    Task,
+    domain_key,
+)
 from lillama.data.calibration import Calibration
 from lillama.data.generated import Writer, check_written, writes
 from lillama.data.mixed import text_blocks
@@ -15,10 +27,14 @@ from lillama.data.speech import speech_clips
 from lillama.data.utterances import Utterance, read_speech
 from lillama.errors import ConfigError
 from lillama.evaluate.perplexity import MeasuredText, measured_text
-from lillama.evaluate.samples import prompt_tokens
+from lillama.evaluate.samples import check_room, prompt_tokens
 from lillama.evaluate.tasks import Tasks, harness_tasks
+from lillama.evaluate.transcribe import check_positions
+from lillama.evaluate.zero_shot import check_generation
 from lillama.finetune import check_finetune, check_teacher
+from lillama.fits import check_memory
 from lillama.model.checkpoint import check_space
+from lillama.model.limits import Limits, model_limits
 from lillama.model.load import (
     check_dense,
     is_compressed,
@@ -28,6 +44,7 @@ from lillama.model.load import (
     most_positions,
     resolve_device,
     resolve_dtype,
+    same_vocabulary,
 )
 from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy import Spectra, make_plan
@@ -63,11 +80,13 @@ def prepare_plan(
     :raises ConfigError: for a request out of reach, stages or data that do not suit the model, or a full disk.
     """
     resolve_device(config.model)
-    if Stage.init in config.stages or config.strategy.from_spectra:
-        check_dense(config.model, cache_of(config))
-    shape = plan_shape(config)
+    check_dense(config.model, cache_of(config))
+    model = meta_model(config.model, cache_of(config))
+    shape = model_shape(model, config.model.targets).factored(config.factors.form)
     if set(config.stages) != {Stage.plan} or config.calibrates:
         check_runnable(config)
+        check_settings(config, model_limits(model))
+        check_memory(config)
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
@@ -83,26 +102,57 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
     """Tokenizer, tokens, tasks and speech.
 
     :param writer: loads the dense model, for texts that it writes itself.
-    :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.
+    :raises ConfigError: for texts, tasks or sounds that are missing, unreadable, too few, longer than the model has
+        positions, or of tokens that it does not know.
     """
     stages, evaluate = set(config.stages), config.evaluate
+    tunes = Stage.finetune in stages
     tokenizer = load_tokenizer(config.model, cache_of(config))
-    if Stage.samples in stages:
-        prompt_tokens(tokenizer, evaluate.samples)
-    reads = bool(stages & READ_TEXT)
-    return Inputs(
+    model = meta_model(config.model, cache_of(config))
+    limits = _limits(config, model)
+    check_settings(config, limits)
+    prompts = prompt_tokens(tokenizer, evaluate.samples) if Stage.samples in stages else []
+    if prompts:
+        check_room(model, prompts, evaluate.samples)
+    if Stage.wer in stages:
+        check_positions(model, evaluate.wer)
+    if Stage.zero_shot in stages and evaluate.zero_shot.chat_template and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("evaluate.zero_shot.chat_template=true: the model's tokenizer has none")
+    if config.baseline is not None and Stage.init not in stages:
+        check_baseline(config, config.baseline)
+    inputs = Inputs(
         tokenizer=tokenizer,
-        data=_calibration(config, config.data, tokenizer, writer) if config.calibrates else None,
-        tuning=_calibration(config, config.finetune_data, tokenizer, writer) if Stage.finetune in stages else None,
-        text=measured_text(evaluate.perplexity, tokenizer) if reads else None,
+        data=_calibration(config, config.data, tokenizer, limits, writer) if config.calibrates else None,
+        tuning=_calibration(config, config.finetune_data, tokenizer, limits, writer) if tunes else None,
+        text=measured_text(evaluate.perplexity, tokenizer) if stages & READ_TEXT else None,
         tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
         domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
+    check_texts(config, limits, tokenizer, text=inputs.text, domains=inputs.domains, prompts=prompts)
+    if inputs.tasks is not None:
+        check_generation(model, inputs.tasks)
+    return inputs
+
+
+def _limits(config: RunConfig, model: Any) -> Limits:
+    """What the model has room for; where a dense one is measured beside it, what both have."""
+    own, base = model_limits(model), config.baseline
+    if base is None or not config.evaluate.dense or Stage.init in config.stages:
+        return own
+    return own.least(model_limits(meta_model(base, cache_of(config))))
 
 
 def _domains(config: DomainsConfig, tokenizer: Any) -> dict[str, MeasuredText]:
     return {name: measured_text(own, tokenizer, domain_key(name)) for name, own in config.texts.items()}
+
+
+def check_baseline(config: RunConfig, base: ModelConfig) -> None:
+    """Raise a :class:`ConfigError` where the dense model beside a checkpoint cannot be compared with it."""
+    if is_compressed(base, cache_of(config)):
+        raise ConfigError(f"{base.KEY}={base.path}: is compressed; the dense model is wanted")
+    if not same_vocabulary(base, config.model, cache_of(config)):
+        raise ConfigError(f"{base.KEY}={base.path}: has another tokenizer; measure it in a run of its own")
 
 
 def cache_of(config: RunConfig) -> Path:
@@ -115,10 +165,11 @@ def kept(config: RunConfig) -> Cache:
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 
-def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any, writer: Writer) -> Calibration:
-    if data.source is Source.speech:
-        return speech_clips(data, tokenizer)
-    return text_blocks(data, tokenizer, kept(config), writer)
+def _calibration(config: RunConfig, data: DataConfig, tokenizer: Any, limits: Limits, writer: Writer) -> Calibration:
+    speech = data.source is Source.speech
+    found: Calibration = speech_clips(data, tokenizer) if speech else text_blocks(data, tokenizer, kept(config), writer)
+    check_calibration(data.KEY, found, limits, tokenizer)
+    return found
 
 
 def check_runnable(config: RunConfig) -> None:

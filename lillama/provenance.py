@@ -1,17 +1,25 @@
 """What a figure came from: content hashes, versions, the git revision."""
 
+import errno
 import hashlib
 import json
+import os
 import platform
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from lillama.errors import ConfigError
 
-WHOLE_FILE = 2**30  # bytes up to which a file is hashed whole
-PIECES, PIECE = 256, 2**16
+WHOLE_FILE = 2**30  # bytes up to which a file is hashed in one go
+PIECE = 2**26  # of a larger one, hashed several at a time
+READ = 2**20
+THREADS = min(16, os.cpu_count() or 1)
+SETTLED = 2.0  # seconds after which a file system's clock tells one writing from the next
 PACKAGES = ("lillama", "torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "datasets")
 
 
@@ -21,9 +29,9 @@ def digest(value: Any) -> str:
 
 
 def path_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's names and contents; of weights, see :func:`_sampled_digest`."""
+    """SHA-256 of a file's bytes, or of a folder's names and contents."""
     if path.is_file():
-        return _sampled_digest(path) if path.stat().st_size > WHOLE_FILE else file_digest(path)
+        return file_digest(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return digest([(str(file.relative_to(path)), path_digest(file)) for file in files])
 
@@ -37,20 +45,53 @@ def readable_digest(path: Path, key: str) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of every byte of a file."""
+    """SHA-256 of every byte of a file; of one above 1 GiB, of its size and the digests of its pieces.
+
+    A process hashes a file above 1 MiB once: its path, inode, size and times say whether it is still the same.
+    """
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        before = os.fstat(opened.fileno())
+        key = (os.path.realpath(file), *_state(before))
+        if key not in _known:
+            found = (
+                _digest_of_pieces(opened.fileno(), before.st_size) if before.st_size > WHOLE_FILE else _whole(opened)
+            )
+            settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED
+            if before.st_size < READ or not settled or _state(os.fstat(opened.fileno())) != key[1:]:
+                return found
+            _known[key] = found
+    return _known[key]
 
 
-def _sampled_digest(file: Path) -> str:
-    """SHA-256 of a large file's size and of pieces spread evenly over it: 90 GB of weights are not read whole."""
-    size = file.stat().st_size
-    sampled = hashlib.sha256(str(size).encode())
-    with file.open("rb") as opened:
-        for number in range(PIECES):
-            opened.seek(number * (size - PIECE) // (PIECES - 1))
-            sampled.update(opened.read(PIECE))
-    return sampled.hexdigest()
+_known: dict[tuple[Any, ...], str] = {}
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _whole(opened: BufferedReader) -> str:
+    return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest_of_pieces(handle: int, size: int) -> str:
+    """SHA-256 of a size and of the SHA-256 of every piece: hashing is faster than one thread, 90 GB are read whole."""
+
+    def piece(start: int) -> bytes:
+        found, end = hashlib.sha256(), min(start + PIECE, size)
+        while start < end:
+            part = os.pread(handle, min(READ, end - start), start)
+            if not part:
+                raise OSError(errno.EIO, "it became shorter while it was read")
+            found.update(part)
+            start += len(part)
+        return found.digest()
+
+    whole = hashlib.sha256(str(size).encode())
+    with ThreadPoolExecutor(THREADS, "hash") as pool:
+        for part in pool.map(piece, range(0, size, PIECE)):
+            whole.update(part)
+    return whole.hexdigest()
 
 
 def versions() -> dict[str, str]:

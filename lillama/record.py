@@ -2,34 +2,31 @@
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from lillama.config import RunConfig, Stage, plain
-from lillama.data.calibration import Calibration
-from lillama.errors import ConfigError, DeviceMemoryError
+from lillama.config import LoggerConfig, RunConfig, plain
+from lillama.data.calibration import Calibration, described
+from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import MeasuredText
+from lillama.folder import leave_word
 from lillama.logger import Logger, make_logger
 from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
+from lillama.outputs import FORECAST, METRICS, PASSING, PLAN, SETTINGS, UNFINISHED, Outputs
 from lillama.provenance import git_state, versions
-from lillama.results import FILE, RunResult, read_result, write_json
+from lillama.results import FILE, RunResult, write_json
 from lillama.strategy.forecast import draw_forecast
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
-CHECKPOINT = "checkpoint"
-SNAPSHOTS, SCRATCH = "snapshots", "scratch"
-TUNING_SNAPSHOTS = "snapshots_finetune"
-LOCK = ".lock"
 ROOM = {  # how a stage needs less of the device
     "init": "set model.offload=true, or init=svd, which needs no moments",
     "distill": "lower distill.micro_batch, or set distill/schedule=blockwise with model.offload=true",
@@ -41,24 +38,57 @@ ROOM = {  # how a stage needs less of the device
     "domains": "lower evaluate.domains.texts.NAME.batch_size or .seq_len",
     "stable_rank": "lower evaluate.stable_rank.batch_size or .seq_len",
 }
-STABLE_RANK_CHART = "stable_rank.png"
-FORECAST = ("forecast.json", "forecast.png")
-OUTPUTS = (
-    *(FILE, "plan.json", "curve.csv", "curve.png", "finetune.csv", "finetune.png"),
-    *("metrics.csv", "bench.png", STABLE_RANK_CHART, *FORECAST),
-)
 
 
 class Record:
     """The result so far and what is told to the logger."""
 
-    def __init__(self, folder: Path, result: RunResult, logger: Logger, *, main: bool = True) -> None:
-        self.folder = folder
-        self.main = main
+    def __init__(self, outputs: Outputs, result: RunResult, start: "Start | None" = None) -> None:
+        self.outputs = outputs
         self.result = result
-        self.logger = logger
+        self.logger: Logger = NoLogger()
+        self.begun = False
+        self._start = start
         self._running: list[str] = []
         self._since = time.perf_counter()
+
+    @property
+    def main(self) -> bool:
+        """Whether this process keeps the records."""
+        return self._start is not None
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.outputs.folder
+
+    def begin(self) -> None:
+        """Write to the folder from here on: all checks have passed. What an earlier, unfinished run left goes first.
+
+        A second call does nothing.
+        """
+        if self.begun or self._start is None:
+            return
+        start, outputs = self._start, self.outputs
+        outputs.begin(self.result.fingerprint)
+        if start.note is None:  # a figure of one run must not stand beside those of another
+            outputs.remove(*PASSING, *UNFINISHED)
+        outputs.claim(FILE, SETTINGS, METRICS)
+        outputs.reserve()
+        text = OmegaConf.to_yaml(OmegaConf.create(self.result.settings))
+        (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        resume = None if start.note is None else {"tokens": start.note["tokens"], **start.note["logger"]}
+        settings, group = self.result.settings, self.result.name
+        self.logger = make_logger(start.logger, self.folder, group=group, settings=settings, resume=resume)
+        self.begun = True
+        write_json(self.folder / FILE, self.result.as_dict())
+        for tokens, value in start.curve:
+            self.log_perplexity(tokens, value)
+
+    def claim(self, *names: str) -> None:
+        """Note that outputs are written from now on."""
+        if self.main:
+            self.outputs.claim(*names)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -101,12 +131,6 @@ class Record:
         result = self.result
         result.seconds, result.tokens, result.peak_memory = dict(note["seconds"]), note["tokens"], note["peak_memory"]
 
-    def take_over(self, note: Mapping[str, Any]) -> None:
-        """Go on from a distillation that another run has made, and tell the logger its curve."""
-        self.go_on(note)
-        for tokens, value in note["curve"]["points"]:
-            self.log_perplexity(tokens, value)
-
     def note_plan(self, plan: RankPlan) -> None:
         """Keep what the plan comes to, and the plan itself as ``plan.json``."""
         result = self.result
@@ -116,10 +140,12 @@ class Record:
         if plan.predicted_loss_rise is not None:
             result.loss_rise["predicted"] = plan.predicted_loss_rise
         if self.main:
-            write_json(self.folder / "plan.json", plan.as_dict())
+            self.claim(PLAN)
+            write_json(self.folder / PLAN, plan.as_dict())
 
     def note_forecast(self, found: dict[str, Any]) -> None:
         """Keep the loss that is expected at several sizes, as ``forecast.json`` and a chart."""
+        self.claim(*FORECAST)
         data, chart = (self.folder / name for name in FORECAST)
         write_json(data, found)
         draw_forecast(found, chart, title=f"{self.result.settings['model']['name']}, on its calibration tokens")
@@ -131,9 +157,10 @@ class Record:
     def note_data(self, data: Calibration | None, text: MeasuredText | None) -> None:
         """Keep what the tokens were."""
         if data is not None:
-            self.result.data |= {"hash": data.hash, "tokens": data.tokens}
+            self.result.data |= described(data)
         if text is not None:
-            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes}
+            named = {f"perplexity_{name}": count for name, count in text.counts.as_dict().items()}
+            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes, **named}
 
     def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]], text: MeasuredText | None) -> None:
         """Keep the perplexities, and what they come to for a byte of the text."""
@@ -180,115 +207,81 @@ class Record:
         self._since = now
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to this process; the lock goes with the process, however it ends.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a record begins with: its logger, and where it goes on.
 
-    :raises ConfigError: where another process is at work in it.
+    :param note: what :meth:`Record.note` gave when the snapshot was made that the run goes on from.
+    :param taken: the note of a distillation that another run has made and this one takes over.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ConfigError(f"hydra.run.dir={folder}: another process is at work in this folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
+    logger: LoggerConfig
+    note: Mapping[str, Any] | None = None
+    taken: Mapping[str, Any] | None = None
 
-def finished(config: RunConfig, folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The result that a folder already holds for this very run, with the checkpoint where one is asked for.
-
-    :raises ConfigError: where the folder holds the finished result of another run.
-    """
-    found = read_result(folder)
-    if found is None or found["status"] != "done":
-        return None
-    if found["fingerprint"] != fingerprint:
-        raise ConfigError(
-            f"hydra.run.dir={folder}: holds another run ({found['name']}, fingerprint {found['fingerprint'][:8]},"
-            f" this one is {fingerprint[:8]}); choose another folder or name, or remove it"
-        )
-    wanted = config.save_checkpoint and bool({Stage.init, Stage.finetune} & set(config.stages))
-    return None if wanted and not (folder / CHECKPOINT).is_dir() else found
-
-
-def refuse(config: RunConfig, folder: Path, overrides: Sequence[str], error: Exception) -> None:
-    """Leave word of a run that could not begin, so that the report of a sweep says FAILED and why, not MISSING."""
-    if read_result(folder) is None:
-        result = RunResult(
-            status="failed",
-            fingerprint="",
-            name=config.name,
-            overrides=list(overrides),
-            settings=plain(config),
-            provenance={},
-            error=f"{type(error).__name__}: {error}",
-        )
-        write_json(folder / FILE, result.as_dict())
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier, unfinished run left; a figure of one run must not stand beside those of another."""
-    for name in OUTPUTS:
-        (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINT, SNAPSHOTS, TUNING_SNAPSHOTS, SCRATCH):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    @property
+    def curve(self) -> Sequence[tuple[int, float]]:
+        """The points of a distillation that is taken over: the logger has not heard of them."""
+        return [] if self.taken is None else self.taken["curve"]["points"]
 
 
 @contextmanager
 def following(config: RunConfig, folder: Path) -> Iterator[Record]:
     """The record of a process that keeps none: nothing is written."""
     result = RunResult(status="running", fingerprint="", name=config.name, overrides=[], settings={}, provenance={})
-    yield Record(folder, result, NoLogger(), main=False)
+    yield Record(Outputs(folder), result)
 
 
 @contextmanager
 def recording(
-    config: RunConfig,
-    folder: Path,
-    fingerprint: str,
-    overrides: Sequence[str],
-    *,
-    note: Mapping[str, Any] | None = None,
+    config: RunConfig, outputs: Outputs, fingerprint: str, overrides: Sequence[str], start: Start
 ) -> Iterator[Record]:
     """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``.
 
-    What an unfinished run left in the folder is removed first, unless the run goes on with it.
-
-    :param note: what :meth:`Record.note` gave when the snapshot was made that the run goes on from.
+    Until :meth:`Record.begin` nothing that the folder holds is touched.
     """
     reset_peaks()
-    if note is None:
-        clear(folder)
-    settings = plain(config)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    provenance = {"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started}
-    resume = None if note is None else {"tokens": note["tokens"], **note["logger"]}
-    logger = make_logger(config.logger, folder, group=config.name, settings=settings, resume=resume)
     result = RunResult(
         status="running",
         fingerprint=fingerprint,
         name=config.name,
         overrides=list(overrides),
-        settings=settings,
-        provenance=provenance,
+        settings=plain(config),
+        provenance={"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started},
     )
-    record = Record(folder, result, logger)
-    if note is not None:
-        record.go_on(note)
-    write_json(folder / FILE, result.as_dict())
+    record = Record(outputs, result, start)
+    known = start.note or start.taken
+    if known is not None:
+        record.go_on(known)
     try:
         yield record
     except BaseException as error:
         result.status = "failed" if isinstance(error, Exception) else "interrupted"
         result.error = f"{type(error).__name__}: {error}"
+        if not record.begun:
+            leave_word(config, outputs.folder, overrides, error)
         raise
     else:
         result.status = "done"
     finally:
-        record.note_peaks()
-        write_json(folder / FILE, result.as_dict())
-        logger.finish(result.figures(), failed=result.status != "done")
+        if record.begun:
+            end(record)
+
+
+def end(record: Record) -> None:
+    """Write the last word of a run, on a full disk into the room that was reserved for it; then close its logger."""
+    record.note_peaks()
+    result = record.result
+    try:
+        write_json(record.folder / FILE, result.as_dict())
+    except OSError:
+        record.outputs.release()
+        write_json(record.folder / FILE, result.as_dict())
+    record.outputs.release()
+    if result.status == "done":
+        record.outputs.finish()
+    try:
+        record.logger.finish(result.figures(), failed=result.status != "done")
+    except Exception as error:  # noqa: BLE001 - the run has its result, whatever becomes of the metrics
+        log.warning("the logger could not be closed: %s", error)

@@ -1,11 +1,12 @@
 """What a run found: ``results.json``, written whole or not at all. Needs no torch."""
 
 import csv
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 FILE = "results.json"
 DENSE, COMPRESSED = "dense", "compressed"  # the roles that measured figures are kept by
@@ -100,9 +101,21 @@ def read_json(file: Path) -> Any:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a run's folder says, or None where it has no readable result."""
+    """Read what a run's folder says, with every key of a :class:`RunResult`, those of an older version with defaults.
+
+    None where there is no result, or a damaged one: a required key is missing, or a value has another type.
+    """
     try:
         found = read_json(folder / FILE)
-    except (OSError, ValueError):
+        known = {key: found[key] for key in RunResult.__dataclass_fields__ if key in found}
+        result = RunResult(**known).as_dict() | found
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, dict) and "fingerprint" in found else None
+    return result if all(isinstance(result[key], kind) for key, kind in _kinds().items()) else None
+
+
+@functools.cache
+def _kinds() -> dict[str, Any]:
+    """The type of every key's value, as ``isinstance`` takes it."""
+    kinds = {field.name: field.type for field in fields(RunResult)}
+    return {key: get_origin(kind) if get_origin(kind) in (list, dict) else kind for key, kind in kinds.items()}

@@ -1,14 +1,18 @@
 """The checkpoint of a run: what it made, with the run's own figures on its card."""
 
-from pathlib import Path
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from lillama.config import RunConfig
+from lillama.errors import ConfigError
 from lillama.model.card import model_card, tuned_card
 from lillama.model.checkpoint import save_checkpoint, save_loaded
+from lillama.model.load import local_place
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
+from lillama.outputs import CHECKPOINT, PLAN
 from lillama.prepare import Inputs
-from lillama.record import CHECKPOINT, Record
+from lillama.record import Record
 from lillama.results import read_json
 from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
@@ -16,6 +20,7 @@ from lillama.strategy.plan import RankPlan
 
 def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: Record) -> None:
     """Write the checkpoint of a model that the run made smaller."""
+    record.claim(CHECKPOINT)
     save_checkpoint(
         model,
         inputs.tokenizer,
@@ -23,21 +28,51 @@ def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: 
         plan=plan.as_dict(),
         card=model_card(record.result.as_dict(), _auto(model)),
         without_bias=not config.init.keep_bias,
+        overwrite=True,
     )
-    record.result.checkpoint = CHECKPOINT
+    _saved(record)
 
 
-def save_tuned(config: RunConfig, inputs: Inputs, model: Any, record: Record) -> None:
-    """Write the checkpoint of a model that was fine-tuned as it came; the plan of a compressed one goes with it."""
-    plan = Path(str(config.model.path)).expanduser() / "plan.json"
+def plan_beside(config: RunConfig) -> dict[str, Any] | None:
+    """Read the plan that lies beside the weights of a compressed model; None where there is none.
+
+    :raises ConfigError: for a file that holds no plan.
+    """
+    place = None if config.model.path is None else local_place(config.model.path)
+    if place is None or not (place / PLAN).is_file():
+        return None
+    try:
+        plan = RankPlan.from_dict(read_json(place / PLAN)).as_dict()
+        json.dumps(plan, allow_nan=False)  # as it is written again
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"model.path={config.model.path}: its {PLAN} is damaged ({type(error).__name__}: {error}); remove it"
+        ) from None
+
+
+def save_tuned(
+    config: RunConfig, inputs: Inputs, model: Any, record: Record, plan: Mapping[str, Any] | None = None
+) -> None:
+    """Write the checkpoint of a model that was fine-tuned as it came.
+
+    :param plan: of a compressed one, as :func:`plan_beside` has read it before the work began.
+    """
+    record.claim(CHECKPOINT)
     compressed = any(isinstance(module, LowRank) for module in model.modules())
     save_loaded(
         model,
         inputs.tokenizer,
         record.folder / CHECKPOINT,
-        plan=read_json(plan) if plan.is_file() else None,
+        plan=plan,
         card=tuned_card(record.result.as_dict(), _auto(model), compressed=compressed),
+        overwrite=True,
     )
+    _saved(record)
+
+
+def _saved(record: Record) -> None:
+    record.outputs.note_checkpoint()
     record.result.checkpoint = CHECKPOINT
 
 

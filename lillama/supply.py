@@ -62,6 +62,7 @@ class Supply:
         """Take the spectra that a strategy plans by; the model stays for a start that follows."""
         config, data = self.config, self.inputs().data
         assert data is not None
+        self.record.begin()  # all that can be checked before a model is loaded has been
         teacher = self.take_teacher()
         options: dict[str, Any] = {
             "cache": self.factors(teacher),

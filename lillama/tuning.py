@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lillama.config import MEASURES, Stage
-from lillama.data.calibration import Calibration
+from lillama.data.calibration import described
 from lillama.distill.progress import Session, as_parts
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
@@ -16,6 +16,7 @@ from lillama.finetune import Tuned, Update, fine_tune
 from lillama.measure import Measurement
 from lillama.model.blocks import Blocks
 from lillama.model.visit import staying
+from lillama.outputs import TUNING_CURVE, TUNING_SNAPSHOTS
 from lillama.preempt import Preemption
 from lillama.record import Record
 
@@ -47,6 +48,7 @@ def tune(
     config, record, inputs = measurement.config, measurement.record, measurement.inputs
     assert inputs.tuning is not None
     blocks = Blocks(model)
+    record.claim(TUNING_SNAPSHOTS, *TUNING_CURVE)
     with record.stage(NAME), staying([blocks[index] for index in range(len(blocks))]):
         torch.manual_seed(config.seed)
         tuned = Tuned(model, config.finetune)
@@ -60,7 +62,7 @@ def tune(
         settled = tuned.settle()
     curve.draw(title=f"{config.model.name}, fine-tuned")
     made = {"objective": config.finetune.objective.name, **losses.figures(), "parameters": learnt}
-    figures = {**made, "curve": curve.points, **_data(inputs.tuning)}
+    figures = {**made, "curve": curve.points, "data": described(inputs.tuning)}
     record.note_finetune(figures, curve.points[-1][1] if curve.points else None, inputs.text)
     return settled
 
@@ -76,11 +78,14 @@ class LossLine:
     @classmethod
     def of(cls, start: Snapshot | None) -> "LossLine":
         """A new one, or the one that a snapshot holds."""
+        return cls() if start is None else cls.from_state(start.note[NAME]["loss"])
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "LossLine":
+        """The one whose :meth:`state` this is."""
         line = cls()
-        if start is not None:
-            state = start.note[NAME]["loss"]
-            line.tokens, line.steps, line._open = state["tokens"], state["steps"], list(state["open"])
-            line._points = [(tokens, loss) for tokens, loss in state["points"]]
+        line.tokens, line.steps, line._open = int(state["tokens"]), int(state["steps"]), list(state["open"])
+        line._points = [(tokens, loss) for tokens, loss in state["points"]]
         return line
 
     def add(self, update: Update) -> None:
@@ -92,7 +97,7 @@ class LossLine:
             self._open = []
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`of` goes on from, as plain values."""
+        """What :meth:`from_state` goes on from, as plain values."""
         points = [list(point) for point in self._points]
         return {"tokens": self.tokens, "steps": self.steps, "open": list(self._open), "points": points}
 
@@ -146,7 +151,3 @@ def _teller(record: Record, losses: LossLine) -> Callable[[Update], None]:
         record.log_update(update.tokens, {"loss": update.loss, **speed})
 
     return on_update
-
-
-def _data(data: Calibration) -> dict[str, Any]:
-    return {"data": {"hash": data.hash, "tokens": data.tokens}}

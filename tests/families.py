@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from lillama.data.tokens import TokenBlocks
 from lillama.model.inputs import Batch
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 
@@ -83,6 +84,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "mamba_d_state": 4,
         "mamba_dt_rank": 4,
     },
+    "xglm": {
+        "vocab_size": 64,
+        "d_model": 32,
+        "num_layers": 3,
+        "attention_heads": 4,
+        "ffn_dim": 48,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    },
+    "zamba2": {
+        **BASE,
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "intermediate_size": 48,
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 8,
+        "mamba_d_state": 4,
+        "chunk_size": 8,
+        "use_mamba_kernels": False,
+    },
     "whisper": {
         **BOTH_SIDES,
         "num_mel_bins": 8,
@@ -123,3 +144,19 @@ def batch_for(model: Any, size: int = 3, length: int = 12, *, seed: int = 0) -> 
         frames = 2 * model.config.max_source_positions
         features = torch.randn(size, model.config.num_mel_bins, frames, generator=generator)
     return Batch(ids, None, features)
+
+
+class FixedBatch(TokenBlocks):
+    """Calibration data that is one batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.ids.numpy(), batch.ids.new_full((len(batch.ids),), batch.ids.shape[1]).numpy())
+        object.__setattr__(self, "batch", batch)
+
+    __slots__ = ("batch",)
+
+    def head(self, tokens):
+        return self
+
+    def batches(self, size, device):
+        yield self.batch

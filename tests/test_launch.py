@@ -1,5 +1,8 @@
 import gc
+import hashlib
 import io
+import re
+import string
 import weakref
 
 import pytest
@@ -9,6 +12,9 @@ from hypothesis import strategies as st
 import lillama.pipeline
 import lillama.supply
 from lillama.cells import cell_name
+from lillama.report.__main__ import main as report
+from lillama.report.cells import cells
+from lillama.results import read_json
 from tests.conftest import TINY_RUN
 
 overrides = st.lists(st.tuples(st.sampled_from(["strategy.k", "init", "data.path", "loss"]), st.text(max_size=90)))
@@ -19,14 +25,48 @@ def test_cell_names_are_safe_and_differ_where_the_overrides_do(first, second):
     first, second = ([f"{key}={value}" for key, value in pairs] for pairs in (first, second))
     for name in (cell_name(first), cell_name(second)):
         assert 0 < len(name.encode()) < 200
-        assert not set(name) & set("/\\ {}[]\"'\n\0")
+        assert not set(name) - set(string.ascii_letters + string.digits + "._-"), "every tool takes it"
         assert name[0] not in ".-"
     assert (cell_name(first) == cell_name(second)) == (sorted(first) == sorted(second))
 
 
 def test_a_cell_name_is_readable():
-    assert cell_name(["strategy.k=96", "init=svd"]).startswith("init=svd,k=96-")
+    assert cell_name(["strategy.k=96", "init=svd"]).startswith("init-svd_k-96-")
     assert cell_name([]) == "default"
+
+
+def name_of_earlier_versions(overrides):
+    """``init=svd,k=96-1f0c93a2``."""
+    parts = [override.partition("=") for override in sorted(overrides)]
+    short = ",".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parts)
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._,=+-]+', '_', short)[:100].strip('._')}-{digest}"
+
+
+def test_a_cell_under_the_name_of_an_earlier_version_is_found(cli, tmp_path, capsys):
+    """By the sweep, which does not run it again, and by the report."""
+    words = (*TINY_RUN, "stages=[plan]", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert cli("-m", *words)[0] == 0
+    assert len(cells(tmp_path)) == 2
+    for cell in cells(tmp_path):
+        cell.folder.rename(tmp_path / name_of_earlier_versions(cell.result["overrides"]))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/results.json")}
+    status, _, err = cli("-m", *words)
+    assert status == 0
+    assert err.count("already done") == 2
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/results.json")} == before
+    capsys.readouterr()
+    assert report([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(" done ") == 2
+
+
+def test_a_folders_name_is_taken_by_hydra(cli, tmp_path):
+    words = ("model=tiny_random", "stages=[plan]")
+    assert cli("-m", *words, "strategy=uniform", "strategy.reduction=0.2,0.3", f"hydra.sweep.dir={tmp_path}")[0] == 0
+    plan = cells(tmp_path)[1].folder / "plan.json"
+    status, _, err = cli(*words, "strategy=plan", f"strategy.file={plan}", f"hydra.run.dir={tmp_path / 'again'}")
+    assert status == 0, err
+    assert read_json(tmp_path / "again" / "plan.json")["ranks"] == read_json(plan)["ranks"]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +125,15 @@ def test_the_command_line_leaves_pytests_capture_open(cli):
     assert cli("--help")[0] == 0
     assert cli("model=tiny_random", "strategy.k=-3")[0] == 2
     assert not file.closed
+
+
+@pytest.mark.parametrize("text", ["hydra: {}\njob: mine\n", "- a list\n", "{ no yaml", "\0"])
+def test_another_programs_sweep_is_not_written_over(text, cli, tmp_path):
+    (tmp_path / "multirun.yaml").write_text(text)
+    status, _, err = cli("-m", *TINY_RUN, "stages=[plan]", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert status == 2
+    assert f"error: hydra.sweep.dir={tmp_path}: holds another program's multirun.yaml" in err
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("multirun.yaml", text)]
 
 
 def test_help_reads_like_a_manual(cli):

@@ -34,8 +34,10 @@ def model(tiny_model):
 @pytest.mark.parametrize("form", FactorForm)
 def test_one_call_gives_what_the_command_line_gives(tmp_path, form):
     """The same texts and the recommended settings: the same weights, bit for bit."""
-    settings = [*(word for word in TINY_RUN if not word.startswith("strategy")), f"factors={form.name}"]
-    config = composed(*settings, "data.tokens=1024", "evaluate.perplexity.max_tokens=64")
+    own = ("strategy", "preset")
+    settings = [*(word for word in TINY_RUN if not word.startswith(own)), f"factors={form.name}", "data=stdlib_docs"]
+    tokens = ("data.tokens=1024", "finetune.data.tokens=1024", "evaluate.perplexity.max_tokens=64")
+    config = composed(*settings, *tokens)
     run(config, tmp_path / "run")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint")
     from lillama.model.load import load_model
@@ -103,8 +105,12 @@ def test_a_plan_by_spectra_takes_no_moment_twice(model, monkeypatch):
         ({"tokens": 10**9}, "tokens=1000000000: the texts hold only"),
         ({"texts": "one string"}, "not one string"),
         ({"texts": []}, "no token"),
+        ({"texts": {"text": TEXTS}}, "not one dict"),
+        ({"texts": b"bytes"}, "not one bytes"),
         ({"texts": [{"nothing": 1}]}, "texts: row 1"),
         ({"data": GeneratedDataConfig()}, "none are generated"),
+        ({"texts": [*TEXTS, None]}, rf"texts: row {len(TEXTS) + 1}: must be an object with columns, not NoneType"),
+        ({"texts": [b"bytes"]}, "texts: row 1: must be an object with columns, not bytes"),
         ({"targets": TargetsConfig(include=["nowhere"])}, "'nowhere' matches nothing"),
     ],
 )

@@ -16,8 +16,9 @@ import lillama.supply
 from lillama import load_checkpoint
 from lillama.errors import DeviceMemoryError
 from lillama.evaluate.perplexity import measured_text, perplexity
+from lillama.folder import alone
 from lillama.model.load import byte_tokenizer
-from lillama.record import alone, following
+from lillama.record import following
 from lillama.report.__main__ import main as report
 from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
@@ -41,6 +42,7 @@ def test_a_runs_folder_holds_what_was_promised(finished_run):
     assert result["status"] == "done"
     assert result["error"] is None
     assert result["tokens"] == result["data"]["tokens"] == 2048
+    assert result["data"]["skipped_rows"] == result["data"]["perplexity_skipped_rows"] == 0
     assert set(result["seconds"]) == {"plan", "data", "load", "init", "distill", "perplexity", "save"}
     assert all(value >= 0 for value in result["seconds"].values())
     assert result["peak_memory"] > 2**20
@@ -52,6 +54,22 @@ def test_a_runs_folder_holds_what_was_promised(finished_run):
     assert len(plan["ranks"]) == plan["matrices"]
     for figure in ("perplexity dense", "perplexity start", "perplexity end", "20.", "checkpoint"):
         assert figure in out
+
+
+def test_invalid_rows_are_refused_before_a_model_is_loaded_or_skipped_and_counted(cli, tmp_path, monkeypatch):
+    file, folder = tmp_path / "rows.ndjson", tmp_path / "run"
+    rows = [json.dumps({"text": f"row {number} " + "word " * 30}) for number in range(30)]
+    file.write_text("\n".join([*rows, '{"text": null}', '{"text": "half \\ud83d"}']))
+    words = (*TINY_RUN, "data=local", f"data.path={file}", f"hydra.run.dir={folder}", "stages=[plan,init]")
+    with monkeypatch.context() as patch:
+        patch.setattr(lillama.supply, "load_model", lambda *_, **__: pytest.fail("loaded"))
+        status, _, err = cli(*words)
+    assert status == 2
+    assert f"data.path={file}: line 31: needs text" in err
+    status, _, err = cli(*words, "data.invalid_rows=skip")
+    assert status == 0, err
+    data = read_json(folder / "results.json")["data"]
+    assert (data["skipped_rows"], data["replaced_characters"]) == (1, 1)
 
 
 def test_the_curve_runs_from_the_start_to_the_end(finished_run):

@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from lillama.errors import Preempted
-from lillama.preempt import listening
+from lillama.preempt import PREEMPTED, leave, leave_when_asked, listening
+from tests.conftest import ROOT, TINY_RUN
 
 
 @pytest.fixture
@@ -65,3 +67,36 @@ def test_what_puts_a_job_back_is_not_ended_with_the_job(heard):
     signal.signal(signal.SIGUSR2, before)
     os.kill(os.getpid(), signal.SIGTERM)
     assert heard == ["SIGTERM"], "it is heard again afterwards"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_asked_while_the_command_line_still_imports_it_ends_with_75(name, tmp_path):
+    """Hydra, the first thing that is imported, sends the signal here."""
+    (tmp_path / "hydra").mkdir()
+    (tmp_path / "hydra" / "__init__.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "run.py"), *TINY_RUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == PREEMPTED
+    assert done.stderr == f"{name}: the run was asked to end; the same command goes on with it\n"
+
+
+@pytest.fixture
+def early():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    leave_when_asked()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_run_hears_the_signal_itself_and_ends_as_it_should(early):
+    with pytest.raises(Preempted), listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is leave, "heard at once again, before the next cell of a sweep"
+
+
+def test_a_request_that_a_runs_end_overtakes_is_not_forgotten(early):
+    """A sweep would go on to its next cell."""
+    with pytest.raises(Preempted), listening() as preemption, preemption.later():
+        os.kill(os.getpid(), signal.SIGTERM)

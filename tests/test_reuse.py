@@ -1,11 +1,15 @@
 """A distilled model that is kept by content: taken for every run that would make the same one, and for no other."""
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 import lillama.pipeline
 from lillama.cache import entries
+from lillama.distill import snapshot
 from lillama.pipeline import run
 from lillama.record import Record
 from lillama.results import read_json
@@ -152,6 +156,27 @@ def test_a_damaged_one_is_made_anew(words, tmp_path, caplog):
     assert "is damaged" in caplog.text
     assert "distilled_by" not in made["provenance"]
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
+
+
+@pytest.mark.parametrize("how", ["another model's", "resealed as a snapshot is"])
+def test_one_that_was_not_kept_under_its_key_is_made_anew(made, how, tmp_path, monkeypatch, caplog):
+    words = (*made, f"cache_dir={tmp_path / 'cache'}")
+    kept = Kept(composed(*words))
+    cache = kept._cache.root
+    shutil.copytree(Path(made[-1].partition("=")[2]), cache)
+    (entry,) = entries(cache, ["models"])
+    if how == "another model's":
+        kept = Kept(composed(*words, "seed=1"))
+        entry.path.rename(entry.path.with_name(kept._key))
+    else:
+        part = next(entry.path.rglob("block_*.pt"))
+        torch.save(torch.load(part) | {"poison": 1}, part)
+        manifest = part.with_name(snapshot.MANIFEST)
+        snapshot._seal(part.parent, read_json(manifest)["manifest"])
+        assert snapshot.Snapshots(entry.path, kept._key, composed(*words).snapshot).newest() is not None
+    assert kept.find() is None
+    assert "is damaged" in caplog.text
+    assert entries(cache, ["models"]) == []
 
 
 def test_a_cache_that_takes_nothing_costs_a_warning_only(words, tmp_path, caplog):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -184,6 +185,19 @@ def test_a_finished_checkpoint_is_fine_tuned_and_measured_so(of_folder, cli, tmp
     model = load_checkpoint(out / "checkpoint")
     assert any(isinstance(module, LowRank) for module in model.modules())
     assert measured(model) == pytest.approx(result["perplexity"]["finetuned"], rel=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"ranks": {}}', '{"ranks": 3, "dense_parameters": 1}'])
+def test_a_damaged_plan_beside_the_weights_shows_before_the_work(of_folder, cli, tmp_path, monkeypatch, text):
+    model = tmp_path / "model"
+    source = next(word for word in of_folder if word.startswith("model.path=")).partition("=")[2]
+    shutil.copytree(source, model)
+    (model / "plan.json").write_text(text)
+    monkeypatch.setattr("lillama.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    own = (f"model.path={model}", ALONE, f"hydra.run.dir={tmp_path / 'run'}")
+    status, _, err = cli(*of_folder, *own)
+    assert status == 2
+    assert f"model.path={model}: its plan.json is damaged" in err
 
 
 def test_a_finished_run_without_its_checkpoint_is_made_again(of_folder, cli, tmp_path):

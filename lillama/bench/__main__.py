@@ -12,6 +12,7 @@ from lillama.bench.figure import draw_sweep
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
 from lillama.report.cells import cells, tell_open_cells
 from lillama.spread import shown
+from lillama.terminal import show
 
 FIGURE = "bench.png"
 
@@ -23,12 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = cells(options.folder) if options.folder.is_dir() else []
     if not found:
-        print(f"error: {options.folder}: no such folder, or no results in it", file=sys.stderr)
+        show(f"error: {options.folder}: no such folder, or no results in it", error=True)
         return 2
-    print(bench_table(found, paper_minutes()))
+    show(bench_table(found, paper_minutes()))
     operations = growth(found, OPERATIONS)
     for key, exponent in growth(found).items():
-        print(f"\nseconds a batch ~ {key}^e, e = {shown(exponent)}; counted operations: {shown(operations[key])}")
+        show(f"\nseconds a batch ~ {key}^e, e = {shown(exponent)}; counted operations: {shown(operations[key])}")
     draw_sweep(labels(found), [cell.result or {} for cell in found], options.folder / FIGURE)
     return tell_open_cells(found)
 

@@ -20,12 +20,12 @@ from lillama.bench.projection import project
 from lillama.config import RunConfig, Task, Train
 from lillama.errors import ConfigError
 from lillama.model.load import model_task
+from lillama.outputs import BENCH_CHART, SCRATCH
 from lillama.spread import ratios, shown, speeds, spread
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 ENGINE, PRODUCTS, LITERAL = "engine", "products", "literal"
-FIGURE = "bench.png"
 
 
 def bench(config: RunConfig, plan: RankPlan, folder: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def bench(config: RunConfig, plan: RankPlan, folder: Path) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     before = clean_start(config)
     built = build(config, plan)
-    scratch = folder / "scratch" / "bench"
+    scratch = folder / SCRATCH / "bench"
     engine = Engine(built.student, config.distill, config.loss, length=config.data.seq_len, scratch=scratch)
     products = engine.record()
     for _ in range(config.bench.warmup):
@@ -52,7 +52,7 @@ def bench(config: RunConfig, plan: RankPlan, folder: Path) -> dict[str, Any]:
     found |= _figures(config, built, engine, products, seconds)
     found["notes"] = [*notes, *left_out(built, plan), *([] if found["gpu"] else ["not measured on a GPU"])]
     found["projection"] = _projection(config, plan, built, engine, found)
-    draw(found, folder / FIGURE, title=config.model.name)
+    draw(found, folder / BENCH_CHART, title=config.model.name)
     log.info("%s", one_line(config.model.name, found))
     return found
 

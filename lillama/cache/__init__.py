@@ -3,7 +3,8 @@
 Needs no torch.
 """
 
-from lillama.cache.entries import KINDS, Entry, clear, entries, touch
+from lillama.cache.entries import Entry, clear, entries, touch
+from lillama.cache.folders import KINDS
 from lillama.cache.store import Cache
 
 __all__ = ["KINDS", "Cache", "Entry", "clear", "entries", "touch"]

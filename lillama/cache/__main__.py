@@ -1,13 +1,15 @@
 """``python -m lillama.cache`` lists what is kept between runs; ``clear [KIND ...]`` after it removes it."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lillama.cache.entries import KINDS, Entry, clear, entries
+from lillama.cache.entries import Entry, clear, entries
+from lillama.cache.folders import KINDS, MARK, foreign
+from lillama.environment import variable
+from lillama.terminal import show
 
 PLACE = "~/.cache/lillama"
 CONTENT = """\
@@ -26,25 +28,31 @@ Whatever is removed is made again when it is needed.
 def main(arguments: Sequence[str] | None = None) -> int:
     """List or clear; 2 for a kind that there is not."""
     options = _parser().parse_args(arguments)
-    root = options.dir.expanduser()
+    try:
+        root = options.dir.expanduser()
+    except RuntimeError as error:
+        show(f"error: --dir {options.dir}: {error}", error=True)
+        return 2
     if options.command is None:
-        print(table(root))
+        show(table(root))
         return 0
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
-        print(f"error: no such kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}", file=sys.stderr)
+        show(f"error: no such kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}", error=True)
         return 2
     if options.older_than is not None and options.older_than < 0:
-        print(f"error: --older-than {options.older_than:g}: must not be negative", file=sys.stderr)
+        show(f"error: --older-than {options.older_than:g}: must not be negative", error=True)
         return 2
+    for folder in foreign(root):
+        show(f"{folder}: was not made by Lillama, since it has no {MARK}; left alone", error=True)
     gone = clear(root, options.kinds or KINDS, options.older_than)
-    print(f"{root}: removed {len(gone)} entries, {_size(gone)} freed")
+    show(f"{root}: removed {len(gone)} entries, {_size(gone)} freed")
     return 0
 
 
 def default_root() -> Path:
-    """``cache_dir`` of a run that gives none."""
-    return Path(os.environ.get("LILLAMA_CACHE", PLACE))
+    """``cache_dir`` of a run that gives none; an empty variable is one that is not set."""
+    return Path(variable("LILLAMA_CACHE", PLACE))
 
 
 def table(root: Path) -> str:
@@ -69,11 +77,21 @@ def _size(found: Sequence[Entry]) -> str:
     return f"{size:.1f} GB"
 
 
+def _folder(name: str) -> Path:
+    """A folder's name as it is given; an empty one would be the current folder.
+
+    :raises argparse.ArgumentTypeError: for an empty name.
+    """
+    if not name.strip():
+        raise argparse.ArgumentTypeError("must name a folder")
+    return Path(name)
+
+
 def _parser() -> argparse.ArgumentParser:
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument(
         "--dir",
-        type=Path,
+        type=_folder,
         default=argparse.SUPPRESS,
         help=f"the cache's folder; else $LILLAMA_CACHE, else {PLACE}",
     )

@@ -3,20 +3,19 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("gguf", "tokens", "factors", "scores", "models")
-SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json"}
-PARTIAL = ".partial"
+from lillama.cache.folders import HALF_WRITTEN, KINDS, is_entry, is_ours
+
 DAY = 86400
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file, or one folder of an imported model: its size in bytes and when it was last used (Unix time)."""
+    """One file, or one folder of a model: its size in bytes and when it was last used (Unix time)."""
 
     kind: str
     path: Path
@@ -25,12 +24,12 @@ class Entry:
 
 
 def entries(root: Path, kinds: Sequence[str] = KINDS) -> list[Entry]:
-    """All whole entries of these kinds."""
+    """All whole entries of these kinds; nothing of a folder without the cache's mark, nothing of another form."""
     found = []
     for kind in kinds:
-        for path in sorted((root / kind).glob("*")):
-            with suppress(FileNotFoundError):  # evicted meanwhile
-                if path.suffix != PARTIAL:
+        for path in _inside(root / kind):
+            with suppress(OSError):  # evicted meanwhile, or not for this user to see
+                if is_entry(path, kind):
                     found.append(Entry(kind, path, _size(path), path.stat().st_mtime))
     return found
 
@@ -49,9 +48,10 @@ def clear(root: Path, kinds: Sequence[str] = KINDS, older_than: float | None = N
 def sweep_partial(root: Path) -> None:
     """Remove what killed processes left half-written a day ago or earlier."""
     for kind in KINDS:
-        for path in (root / kind).glob(f"*{PARTIAL}"):
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < time.time() - DAY:
+        for path in _inside(root / kind):
+            with suppress(OSError):
+                half_written = HALF_WRITTEN.fullmatch(path.name) and not path.is_symlink()
+                if half_written and path.stat().st_mtime < time.time() - DAY:
                     remove(path)
 
 
@@ -68,6 +68,13 @@ def remove(path: Path) -> None:
         return
     with suppress(OSError):
         path.unlink()
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """What lies in a folder that carries the mark."""
+    with suppress(OSError):
+        if is_ours(folder):
+            yield from sorted(folder.iterdir())
 
 
 def _size(path: Path) -> int:

@@ -1,6 +1,5 @@
 """Entries by kind and key: read whole or not at all, made once among processes, evicted past a limit."""
 
-import hashlib
 import logging
 import os
 import uuid
@@ -11,7 +10,9 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from lillama.cache.entries import PARTIAL, SUFFIXES, entries, remove, sweep_partial, touch
+from lillama.cache.entries import entries, remove, sweep_partial, touch
+from lillama.cache.folders import LOCKS, SUFFIXES, claim, is_entry, is_ours
+from lillama.cache.seal import broken, checksum, seal
 
 log = logging.getLogger(__name__)
 # An imported model is slow to make and a score slower still: only a person removes them.
@@ -20,11 +21,12 @@ Content = TypeVar("Content")
 
 
 class Cache:
-    """Files under ``root``, by kind and key.
+    """Files and folders under ``root``, by kind and key.
 
-    A file's name ends with the checksum of its content, so that what is damaged is found at reading. ``limit`` is how
-    many bytes tokens and factorisations may take together (None: any); what was used least recently goes first, and
-    nothing that this object has read or written goes at all.
+    A file's name ends with a checksum of its kind, key and content, and a folder holds such a seal: what is damaged,
+    or stands under another's key, is found at reading. ``limit`` is how many bytes tokens and factorisations may take
+    together (None: any); what was used least recently goes first, and nothing that this object has read or written
+    goes at all.
     """
 
     def __init__(self, root: Path, limit: int | None = None) -> None:
@@ -32,7 +34,7 @@ class Cache:
         self.limit = limit
         self._in_use: set[Path] = set()
         self._said: set[str] = set()
-        self._writable = True
+        self._left_alone: set[str] = set()  # kinds that cannot be written
 
     @classmethod
     def at(cls, folder: str, limit_gb: float) -> "Cache":
@@ -40,24 +42,35 @@ class Cache:
         return cls(Path(folder).expanduser(), int(limit_gb * 1e9))
 
     def read(self, kind: str, key: str, load: Callable[[Path], Content]) -> Content | None:
-        """What ``load`` makes of the entry's file; None where there is none, or it was damaged and is dropped."""
+        """Give what ``load`` makes of the entry's file.
+
+        None where there is none, or where its checksum or its content does not fit: it is dropped then, and named.
+
+        :param load: raises whatever it likes for content that does not fit.
+        """
         for file in self._files(kind, key):
             try:
-                if _checksum(file) == _checksum_in_name(file):
+                whole = checksum(kind, key, file) == file.name.split(".")[-2]
+            except OSError as error:  # evicted just now, or not for this user to read: no sign of damage
+                log.debug("cache: %s: %s", file, error)
+                continue
+            if whole:
+                try:
+                    content = load(file)
+                except FileNotFoundError:
+                    continue
+                except Exception as error:  # noqa: BLE001 - whatever content that does not fit leads its reader to
+                    log.debug("cache: %s: %s", file, error)
+                else:
                     touch(file)
                     self._in_use.add(file)
-                    return load(file)
-            except FileNotFoundError:  # another process has just evicted it
-                continue
-            except OSError as error:
-                log.debug("cache: %s: %s", file, error)
-            log.warning("cache: %s/%s is damaged; it is dropped and made again", kind, file.name)
-            remove(file)
+                    return content
+            self._drop(file, kind, "it is not what was written under this key")
         return None
 
     def write(self, kind: str, key: str, content: bytes) -> None:
         """Keep an entry, the whole of it or nothing; a cache that cannot be written is told of once and left alone."""
-        if not self._writable:
+        if kind in self._left_alone:
             return
         if self.limit is not None and len(content) > self.limit:
             self._say("cache: an entry of %.3g GB is larger than cache_limit_gb; such are not kept", len(content) / 1e9)
@@ -65,8 +78,45 @@ class Cache:
         try:
             self._write(kind, key, content)
         except OSError as error:
-            self._writable = False
-            log.warning("cache: %s cannot be written (%s); going on without it", self.root, error.strerror or error)
+            self._left_alone.add(kind)
+            message = "cache: %s cannot be written (%s); going on without it"
+            log.warning(message, self.root / kind, error.strerror or error)
+
+    def folder(self, kind: str, key: str) -> Path | None:
+        """Find an entry that is a folder; None where there is none, or it is not what was sealed: it is dropped then.
+
+        :raises OSError: where it cannot be read.
+        """
+        place = self.root / kind / key
+        if not is_ours(place.parent) or not is_entry(place, kind):
+            return None
+        reason = broken(place, kind, key)
+        if reason is not None:
+            self._drop(place, kind, reason)
+            return None
+        touch(place)
+        return place
+
+    def write_folder(self, kind: str, key: str, fill: Callable[[Path], None]) -> Path:
+        """Keep what ``fill`` writes into a folder, sealed, the whole of it or nothing; its files' modes follow umask.
+
+        :raises OSError: where it cannot be written.
+        """
+        place = claim(self.root, kind) / key
+        sweep_partial(self.root)
+        temporary = place.with_name(f"{uuid.uuid4().hex}.partial")
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            for file in (path for path in temporary.rglob("*") if path.is_file()):
+                file.chmod(temporary.stat().st_mode & 0o666)  # some writers keep their files to one user
+            seal(temporary, kind, key)
+            if place.exists():
+                remove(place)
+            temporary.replace(place)
+        finally:
+            remove(temporary)
+        return place
 
     @contextmanager
     def lock(self, key: str, what: str) -> Iterator[None]:
@@ -84,8 +134,7 @@ class Cache:
     def _acquired(self, key: str, what: str) -> FileLock | None:
         """None where the folder takes no lock: two processes then do the same work."""
         try:
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "locks" / f"{key}.lock", thread_local=False)
+            lock = FileLock(claim(self.root, LOCKS) / f"{key}.lock", thread_local=False)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -97,14 +146,19 @@ class Cache:
         return lock
 
     def _files(self, kind: str, key: str) -> list[Path]:
-        return sorted((self.root / kind).glob(f"{key}.*{SUFFIXES[kind]}"))
+        folder = self.root / kind
+        found = folder.glob(f"{key}.*{SUFFIXES[kind]}") if is_ours(folder) else ()
+        return sorted(file for file in found if is_entry(file, kind))
+
+    def _drop(self, path: Path, kind: str, reason: str) -> None:
+        log.warning("cache: %s/%s is damaged (%s); it is dropped and made again", kind, path.name, reason)
+        remove(path)
 
     def _write(self, kind: str, key: str, content: bytes) -> None:
-        folder = self.root / kind
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = claim(self.root, kind)
         sweep_partial(self.root)
-        file = folder / f"{key}.{hashlib.sha256(content).hexdigest()}{SUFFIXES[kind]}"
-        temporary = folder / f"{uuid.uuid4().hex}{PARTIAL}"
+        file = folder / f"{key}.{checksum(kind, key, content)}{SUFFIXES[kind]}"
+        temporary = folder / f"{uuid.uuid4().hex}.partial"
         try:
             with temporary.open("wb") as opened:
                 opened.write(content)
@@ -137,12 +191,3 @@ class Cache:
         if message not in self._said:
             self._said.add(message)
             log.warning(message, value)
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _checksum_in_name(file: Path) -> str:
-    return file.name.split(".")[-2]

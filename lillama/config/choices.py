@@ -141,6 +141,26 @@ class Opening(Enum):
     token = "token"  # after that, a random token of the vocabulary
 
 
+class Format(Enum):
+    """Which parser reads a local file; ``auto`` goes by its name, ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` aside."""
+
+    auto = "auto"
+    text = "text"  # a file is one row
+    jsonl = "jsonl"  # a JSON object a line
+    json = "json"  # a JSON list of objects, or an object a line
+    csv = "csv"  # columns named in the first line
+    tsv = "tsv"
+    parquet = "parquet"
+    arrow = "arrow"  # as datasets.save_to_disk writes it
+
+
+class InvalidRows(Enum):
+    """What is done about a row that cannot be read, or that the chat template refuses."""
+
+    refuse = "refuse"  # the run, before a model is loaded, in a line that names the row
+    skip = "skip"  # the row; results.json counts how many
+
+
 class Packing(Enum):
     """How rows become blocks of ``seq_len`` tokens."""
 

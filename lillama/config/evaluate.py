@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import Normalizer, Source
+from lillama.config.choices import Format, InvalidRows, Normalizer, Source
 from lillama.config.text import MADE, TextConfig
 from lillama.errors import POSITIVE, require
 
@@ -23,16 +24,25 @@ class PerplexityConfig(TextConfig):
     max_tokens: int | None = None
     batch_size: int = 1
 
+    KEY: ClassVar[str] = "evaluate.perplexity"
+
     def __post_init__(self) -> None:
-        TextConfig.check(self, "evaluate.perplexity")
+        TextConfig.check(self, self.KEY)
         legal = "a perplexity is measured on a text that is read"
-        require(self.source not in MADE, "evaluate.perplexity.source", self.source.name, legal)
-        require(self.seq_len > 1, "evaluate.perplexity.seq_len", self.seq_len, "must be at least 2")
+        require(self.source not in MADE, f"{self.KEY}.source", self.source.name, legal)
+        require(self.seq_len > 1, f"{self.KEY}.seq_len", self.seq_len, "must be at least 2")
         cut = self.max_tokens
-        require(cut is None or cut > 1, "evaluate.perplexity.max_tokens", cut, "must be at least 2, or null for all")
+        require(cut is None or cut > 1, f"{self.KEY}.max_tokens", cut, "must be at least 2, or null for all")
         step, legal = self.stride, f"must lie between 1 and seq_len - 1 = {self.seq_len - 1}, or null for no overlap"
-        require(step is None or 0 < step < self.seq_len, "evaluate.perplexity.stride", step, legal)
-        require(self.batch_size > 0, "evaluate.perplexity.batch_size", self.batch_size, POSITIVE)
+        require(step is None or 0 < step < self.seq_len, f"{self.KEY}.stride", step, legal)
+        require(self.batch_size > 0, f"{self.KEY}.batch_size", self.batch_size, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class DomainConfig(PerplexityConfig):
+    """One of several texts of ``evaluate.domains``; ``KEY`` is the group that errors name."""
+
+    KEY: ClassVar[str] = "evaluate.domains.texts"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,7 +122,11 @@ class WerConfig(TextConfig):
 
     def __post_init__(self) -> None:
         key = "evaluate.wer"
+        TextConfig.check_files(self, key)  # a run without the stage needs no path
         require(self.source in (Source.speech, Source.hub), f"{key}.source", self.source.name, "must be speech or hub")
+        reads, skips = self.format is not Format.auto, self.invalid_rows is not InvalidRows.refuse
+        require(not reads, f"{key}.format", self.format.name, "is for local text")
+        require(not skips, f"{key}.invalid_rows", self.invalid_rows.name, "a clip that cannot be read is refused")
         clips = self.max_clips
         require(clips is None or clips > 0, f"{key}.max_clips", clips, "must be positive, or null for all")
         require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, POSITIVE)
@@ -163,7 +177,7 @@ def domain_key(name: str) -> str:
 class DomainsConfig:
     """Perplexity on texts of several kinds, by name; each is measured as ``evaluate.perplexity`` is."""
 
-    texts: dict[str, PerplexityConfig] = MISSING
+    texts: dict[str, DomainConfig] = MISSING
 
     def __post_init__(self) -> None:
         require(bool(self.texts), "evaluate.domains.texts", {}, "give at least one text")

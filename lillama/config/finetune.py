@@ -100,7 +100,8 @@ class FinetuneConfig:
         decay = self.weight_decay
         require(0 <= decay < math.inf, "finetune.weight_decay", decay, "must be finite and not negative")
         legal = "two numbers from 0 to below 1"
-        require(all(0 <= beta < 1 for beta in self.betas), "finetune.betas", self.betas, legal)
+        right = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(right, "finetune.betas", list(self.betas), legal)
         self._check_objective()
         clip, legal = self.clip_norm, "must be positive, or null for no clipping"
         require(clip is None or 0 < clip < math.inf, "finetune.clip_norm", clip, legal)

@@ -82,7 +82,8 @@ class DistillConfig:
         kept = not held or self.keep is Keep.last
         require(kept, "distill.keep", self.keep.name, "the held-out loss says what is kept; use last")
         legal = "two numbers from 0 to below 1"
-        require(all(0 <= beta < 1 for beta in self.betas), "distill.betas", self.betas, legal)
+        right = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(right, "distill.betas", list(self.betas), legal)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -41,8 +41,10 @@ class ModelConfig:
     """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package.
 
     With ``offload`` the blocks stay in host memory, mapped from their files, and each is on the device, in the dtype of
-    the run, only while it is needed.
+    the run, only while it is needed. ``KEY`` is the setting that errors name.
     """
+
+    KEY: ClassVar[str] = "model.path"
 
     name: str = MISSING
     path: str | None = None
@@ -70,8 +72,15 @@ class ModelConfig:
             self.weights.name,
             "pretrained weights need model.path; the other choice is random",
         )
-        known = self.device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d+", self.device) is not None
+        known = self.device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", self.device) is not None
         require(known, "model.device", self.device, "must be auto, cpu, cuda or cuda:N")
+
+
+@dataclass(kw_only=True, slots=True)
+class BaselineConfig(ModelConfig):
+    """The dense model that is measured beside a finished checkpoint."""
+
+    KEY: ClassVar[str] = "evaluate.baseline"
 
 
 @dataclass(kw_only=True, slots=True)

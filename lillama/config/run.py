@@ -1,7 +1,8 @@
 """One run, whole: the groups together, where its metrics go, how often it is saved."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -20,7 +21,9 @@ from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
+from lillama.config.limits import check_values
 from lillama.config.method import (
+    BaselineConfig,
     FactorsConfig,
     FeatureConfig,
     InitConfig,
@@ -111,7 +114,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb
-        require(0 < limit < math.inf, "cache_limit_gb", limit, "must be positive and finite (gigabytes)")
+        require(0 < limit <= 1e9, "cache_limit_gb", limit, "must be positive and at most 1e9 (gigabytes)")
+        require(bool(self.name.strip()), "name", repr(self.name), "must not be empty")
         # What an interpolation gives is a list of words still: OmegaConf converts only what stands in the YAML itself.
         names = [stage.name if isinstance(stage, Stage) else str(stage) for stage in self.stages]
         for name in names:
@@ -122,6 +126,9 @@ class RunConfig:
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        check_values(self)
+        if Stage.wer in self.stages:
+            self.evaluate.wer.check("evaluate.wer")
         if self.reuse and self.snapshot.off:
             raise ConfigError("reuse=true: what is kept is a snapshot; set snapshot.every_minutes or .every_steps")
         if self.parallel is Parallel.blocks and isinstance(self.distill.schedule, BlockwiseConfig):
@@ -151,8 +158,15 @@ class RunConfig:
         path = self.evaluate.baseline
         if path is None:
             return None
-        pretrained = Weights.pretrained
-        return replace(self.model, path=path, revision=None, tokenizer=None, weights=pretrained, architecture={})
+        known = {part.name: getattr(self.model, part.name) for part in fields(self.model)}
+        own: dict[str, Any] = {
+            "path": path,
+            "revision": None,
+            "tokenizer": None,
+            "weights": Weights.pretrained,
+            "architecture": {},
+        }
+        return BaselineConfig(**known | own)
 
     @property
     def writer(self) -> ModelConfig:

@@ -1,24 +1,31 @@
 """Texts, and how calibration text becomes blocks of tokens."""
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import Join, Order, Packing, Source, SystemTurns, Template
+from lillama.config.choices import Format, InvalidRows, Join, Order, Packing, Source, SystemTurns, Template
 from lillama.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
 # What is not read by itself, but made or taken from elsewhere; each has a schema of its own.
 MADE = (Source.mixed, Source.generated, Source.calibration)
 WITHOUT_PATH = (Source.stdlib_docs, *MADE)
+READ = (Source.local, Source.hub, Source.stdlib_docs)
+SLICE = re.compile(r"\d{1,12}:\d{0,12}|:\d{1,12}")
 
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig:
     """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
 
-    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern.
+    ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern. ``format`` is the
+    parser of local files, ``invalid_rows`` what is done about a row that cannot be read. ``rows`` are the only ones
+    that are read of a text, as Python slices: ``:6000``, ``6000:``, ``100:200``; so one file serves for calibration and
+    for measuring.
     """
 
     source: Source = MISSING
@@ -27,11 +34,41 @@ class TextConfig:
     split: str = "train"
     files: str | None = None
     revision: str | None = None
+    format: Format = Format.auto
+    invalid_rows: InvalidRows = InvalidRows.refuse
+    rows: str | None = None
 
     def check(self, key: str) -> None:
-        """Raise where the source needs a path and has none."""
+        """Raise where the source needs a path and has none, or has options that are not its own."""
+        chosen, rows, source = self.format, self.invalid_rows, self.source.name
+        legal = f"is for local files; {source} text has a form of its own"
+        require(chosen is Format.auto or self.source is Source.local, f"{key}.format", chosen.name, legal)
+        legal = "is for rows of text; a clip of speech that cannot be read is always refused"
+        require(rows is InvalidRows.refuse or self.source is not Source.speech, f"{key}.invalid_rows", rows.name, legal)
         needed = self.source not in WITHOUT_PATH
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
+        TextConfig.check_files(self, key)
+        legal = "must be START:STOP, START: or :STOP, rows counted from 0, or null for all"
+        known = self.rows is None or SLICE.fullmatch(self.rows) is not None
+        require(known, f"{key}.rows", self.rows, legal)
+        require(
+            self.rows is None or self.source in READ, f"{key}.rows", self.rows, f"{source} text has no rows of its own"
+        )
+
+    @property
+    def wanted(self) -> slice:
+        """The rows that are read."""
+        start, _, stop = (self.rows or ":").partition(":")
+        return slice(int(start) if start else None, int(stop) if stop else None)
+
+    def check_files(self, key: str) -> None:
+        """Raise where the pattern leads out of the text's folder."""
+        if self.files is not None:
+            parts = PurePath(self.files).parts
+            inside = bool(parts) and not PurePath(self.files).is_absolute() and ".." not in parts
+            require(inside, f"{key}.files", self.files, f"must be a pattern of files below {key}.path")
+            whole = all("**" not in part or part == "**" for part in parts)
+            require(whole, f"{key}.files", self.files, "** must stand for whole folders")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,10 +1,11 @@
 """What every kind of calibration data offers: a token count, a hash, batches."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from lillama.data.texts import RowCounts
 from lillama.model.inputs import Batch
 
 
@@ -19,6 +20,10 @@ class Calibration(Protocol):
         """How many real tokens they hold."""
 
     @property
+    def counts(self) -> RowCounts:
+        """How many rows were skipped, and how many characters replaced."""
+
+    @property
     def hash(self) -> str:
         """What they are, as one hash."""
 
@@ -27,3 +32,8 @@ class Calibration(Protocol):
 
     def batches(self, size: int, device: torch.device | str) -> Iterator[Batch]:
         """The examples in batches of at most ``size``."""
+
+
+def described(data: Calibration) -> dict[str, Any]:
+    """Say in plain values what calibration data is, for a result."""
+    return {"hash": data.hash, "tokens": data.tokens, **data.counts.as_dict()}

@@ -1,7 +1,7 @@
 """Interleave the blocks of several texts by their shares; make the blocks of any text, however it comes about."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from lillama.cache import Cache
 from lillama.config import DataConfig, GeneratedDataConfig, MixedDataConfig, PartConfig, Source, TextConfig
 from lillama.data.generated import Writer, generated_blocks
 from lillama.data.sources import source_identity
+from lillama.data.texts import NOTHING_LEFT_OUT
 from lillama.data.tokens import TokenBlocks, token_blocks
 from lillama.errors import ConfigError
 from lillama.provenance import digest
@@ -22,6 +23,11 @@ def text_blocks(config: DataConfig, tokenizer: Any, cache: Cache, writer: Writer
 
     :raises ConfigError: for unreadable data, or data (of a mix, a part) with fewer tokens than are asked for.
     """
+    made = _blocks(config, tokenizer, cache, writer)
+    return replace(made, mask_token=getattr(tokenizer, "mask_token_id", None))
+
+
+def _blocks(config: DataConfig, tokenizer: Any, cache: Cache, writer: Writer) -> TokenBlocks:
     if isinstance(config, MixedDataConfig):
         made = {name: text_blocks(part, tokenizer, cache, writer) for name, part in parts_of(config).items()}
         return interleaved(list(made.values()))
@@ -77,7 +83,7 @@ def interleaved(parts: list[TokenBlocks]) -> TokenBlocks:
     places = [(part.lengths.cumsum() - part.lengths / 2) / part.tokens for part in parts]
     order = np.argsort(np.concatenate(places), kind="stable")
     ids, lengths = (np.concatenate([getattr(part, name) for part in parts])[order] for name in ("ids", "lengths"))
-    return TokenBlocks(ids, lengths)
+    return TokenBlocks(ids, lengths, sum((part.counts for part in parts), NOTHING_LEFT_OUT))
 
 
 def _part(config: MixedDataConfig, part: PartConfig, tokens: int, key: str) -> DataConfig:

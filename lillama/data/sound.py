@@ -1,53 +1,77 @@
 """Folders of speech: which sound files there are with which transcripts, and the samples of one sound."""
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lillama.data.rows import TEXT_COLUMNS
+from lillama.config import Format
+from lillama.data.formats import format_of
+from lillama.data.records import Form, Records, one_line
+from lillama.data.rows import TEXT_COLUMNS, Rows
+from lillama.data.sources import read_file
+from lillama.data.texts import encodable
+from lillama.data.utf8 import utf8_file
 from lillama.errors import ConfigError
 
-METADATA = "metadata.jsonl"
+METADATA, METADATA_STEM = "metadata.jsonl", "metadata."
 TRANSCRIPT_COLUMNS = ("transcription", "transcript", "sentence", *TEXT_COLUMNS)
 Sound = Path | bytes  # a sound file, or what one holds
 
 
 def transcripts(folder: Path, key: str, columns: Sequence[str] = TRANSCRIPT_COLUMNS) -> Iterator[tuple[Path, str]]:
-    """The sound files of a folder with their transcripts, in the order of its listing.
+    """Read the sound files of a folder with their transcripts, in the order of its listing.
 
-    The folder holds ``metadata.jsonl`` (``file_name`` and a transcript a line, as Hugging Face's audio folders do), or
-    LibriSpeech's ``*.trans.txt`` beside the sound files.
+    The folder holds ``metadata.jsonl`` (``file_name`` and a transcript a line, as Hugging Face's audio folders do; or
+    ``metadata`` in another format of tables), or LibriSpeech's ``*.trans.txt`` beside the sound files.
 
     :param key: the configuration group, for errors. :param columns: which may hold the transcript, best first.
-    :raises ConfigError: for a folder without transcripts, or a line that is none.
+    :raises ConfigError: for a folder without transcripts or with several listings, or a line that is none.
     """
-    listing = folder / METADATA
-    if listing.is_file():
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
-            yield _row(folder, line, f"{key}.path={listing}: line {number}", columns)
+    if not folder.is_dir():
+        raise ConfigError(f"{key}.path={folder}: no such folder")
+    listings = _listings(folder)
+    if len(listings) > 1:
+        names = ", ".join(file.name for file, _ in listings)
+        raise ConfigError(f"{key}.path={folder}: holds several listings ({names}); leave one")
+    for file, form in listings:
+        rows = read_file(file, form, f"{key}.path={file}")
+        for index in range(len(rows)):
+            yield _listed(folder, rows[index], columns, rows, index)
+    if listings:
         return
     found = sorted(folder.rglob("*.trans.txt"))
     if not found:
         raise ConfigError(f"{key}.path={folder}: holds neither {METADATA} nor *.trans.txt")
     for file in found:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
-            yield file.parent / f"{name}.flac", text
+        yield from _spoken(file, f"{key}.path={file}")
 
 
-def _row(folder: Path, line: str, where: str, columns: Sequence[str]) -> tuple[Path, str]:
-    try:
-        row = json.loads(line)
-        text = next(row[column] for column in columns if column in row)
-        if not isinstance(text, str):
-            raise TypeError
-        return folder / row["file_name"], text
-    except (ValueError, KeyError, TypeError, StopIteration):
-        raise ConfigError(f"{where}: needs file_name and a transcript ({', '.join(columns)})") from None
+def _listings(folder: Path) -> list[tuple[Path, Format]]:
+    """The listings of a folder; what is called metadata and is no table, as metadata.txt, is none."""
+    files = (file for file in sorted(folder.iterdir()) if file.name.lower().startswith(METADATA_STEM))
+    named = ((file, format_of(file)) for file in files if file.is_file())
+    return [(file, form) for file, form in named if form is not None and form is not Format.text]
+
+
+def _listed(folder: Path, row: Any, columns: Sequence[str], rows: Rows, index: int) -> tuple[Path, str]:
+    name = row.get("file_name") if isinstance(row, dict) else None
+    text = next((row[column] for column in columns if row.get(column) is not None), None) if name else None
+    if not isinstance(name, str) or not isinstance(text, str):
+        raise ConfigError(f"{rows.where(index)}: needs file_name and a transcript ({', '.join(columns)})")
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ConfigError(f"{rows.where(index)}: file_name must name a file in the folder, not {name!r}")
+    return folder / name, encodable(text)[0]
+
+
+def _spoken(file: Path, where: str) -> Iterator[tuple[Path, str]]:
+    """The lines of a LibriSpeech transcript: a name, a space, what is said."""
+    lines = Records(held := utf8_file(file, where), Form(one_line, str.strip, held.start), where)
+    for index in range(len(lines)):
+        name, _, text = lines[index].partition(" ")
+        yield file.parent / f"{name}.flac", text
 
 
 def read_sound(sound: Sound, rate: int, *, key: str, name: str) -> np.ndarray:

@@ -1,37 +1,86 @@
 """Where rows of text come from: a Hub dataset, local files, or the documentation topics that ship with CPython."""
 
-import json
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from lillama.config import Source, TextConfig
-from lillama.data.rows import check_row
+from lillama.config import Format, InvalidRows, Source, TextConfig
+from lillama.data.folder import text_files
+from lillama.data.formats import compression_of
+from lillama.data.json_list import as_lines, is_list
+from lillama.data.records import Records, delimited, json_lines, whole_text
+from lillama.data.rows import CheckedRows, ListedRows, Row, Rows
+from lillama.data.tables import table_rows
+from lillama.data.utf8 import utf8_file
 from lillama.errors import ConfigError
 from lillama.provenance import digest, readable_digest
 
-Row = dict[str, Any]
 HELD_OUT_EVERY = 10
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt", ".md", ".rst")
+CHECKED_AT_ONCE = 2**26  # bytes of local files up to which every row is looked at, needed or not
 
 
-def read_rows(config: TextConfig, key: str) -> Sequence[Row]:
-    """All rows of a text; ``key`` names the configuration group in errors.
+def read_rows(config: TextConfig, key: str) -> Rows:
+    """Open the rows of a text; each is read and checked when it is asked for, so that a text may be of any size.
 
+    Of local text up to 64 MiB every row is looked at at once, unless rows may be skipped: a run does not depend on
+    whether its budget comes to the wrong one.
+
+    :param key: names the configuration group in errors.
     :raises ConfigError: for a missing, empty or unreadable file, or a row without the needed columns (with its line).
     """
     if config.source is Source.stdlib_docs:
-        return stdlib_topics(config.split, key)
-    if config.source is Source.hub:
-        return _hub_rows(config, key)
-    rows = [row for file in _files(config, key) for row in _read_file(file, f"{key}.path={file}")]
-    if not rows:
+        return _wanted(ListedRows(stdlib_topics(config.split, key), f"{key}.source=stdlib_docs"), config, key)
+    files = None if config.source is Source.hub else text_files(config, key)
+    opened = _hub_rows(config, key) if files is None else read_files(files, f"{key}.path")
+    if not len(opened):
         raise ConfigError(f"{key}.path={config.path}: holds no rows")
+    rows = CheckedRows(_wanted(opened, config, key))
+    if config.invalid_rows is InvalidRows.refuse:
+        few = files is not None and sum(file.stat().st_size for file, _ in files) <= CHECKED_AT_ONCE
+        for index in range(len(rows) if few else 1):
+            rows[index]
     return rows
 
 
+def _wanted(rows: Rows, config: TextConfig, key: str) -> Rows:
+    """Take the configured slice of the rows.
+
+    :raises ConfigError: for a slice without a row.
+    """
+    if config.rows is None:
+        return rows
+    found = SlicedRows(rows, config.wanted)
+    if not len(found):
+        raise ConfigError(f"{key}.rows={config.rows}: none of the {len(rows)} rows")
+    return found
+
+
+class SlicedRows(Rows):
+    """Some of the rows of a text, told by their places in it."""
+
+    def __init__(self, rows: Rows, wanted: slice) -> None:
+        self._rows = rows
+        self._places = range(len(rows))[wanted]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[self._places[index]]
+
+    def where(self, index: int) -> str:
+        return self._rows.where(self._places[index])
+
+
 def source_identity(config: TextConfig, key: str) -> str:
-    """What the rows are, without their path: a content hash, or a Hub dataset's name, revision and split."""
+    """Name the rows without their path: a hash of the content and how it is read, or a Hub dataset's name and split."""
+    whole = _whole_identity(config, key)
+    return whole if config.rows is None else digest([whole, config.rows])
+
+
+def _whole_identity(config: TextConfig, key: str) -> str:
     if config.source is Source.stdlib_docs:
         return digest(list(stdlib_topics(config.split, key)))
     if config.source is Source.hub:
@@ -40,11 +89,12 @@ def source_identity(config: TextConfig, key: str) -> str:
         return digest([place, config.revision, config.subset, config.split, config.files])
     if config.source is Source.speech:
         return readable_digest(Path(str(config.path)).expanduser(), f"{key}.path")
-    return digest([readable_digest(file, f"{key}.path") for file in _files(config, key)])
+    files = text_files(config, key)
+    return digest([(readable_digest(file, f"{key}.path"), form.name, compression_of(file)) for file, form in files])
 
 
 def stdlib_topics(split: str, key: str) -> list[Row]:
-    """CPython's documentation topics; every tenth by name is ``heldout``, the others are ``train``."""
+    """List CPython's documentation topics; every tenth by name is ``heldout``, the others are ``train``."""
     if split not in ("train", "heldout", "all"):
         raise ConfigError(f"{key}.split={split}: must be train, heldout or all for stdlib_docs")
     from pydoc_data.topics import topics
@@ -57,7 +107,61 @@ def stdlib_topics(split: str, key: str) -> list[Row]:
     ]
 
 
-def _hub_rows(config: TextConfig, key: str) -> Sequence[Row]:
+def read_files(files: Sequence[tuple[Path, Format]], key: str) -> Rows:
+    """Open local files, one after the other; ``key`` names the setting in errors."""
+    opened = [read_file(file, form, f"{key}={file}") for file, form in files]
+    return opened[0] if len(opened) == 1 else JoinedRows(opened)
+
+
+def read_file(file: Path, form: Format, where: str) -> Rows:
+    """Open the rows of a file.
+
+    :raises ConfigError: for a file that cannot be read, or is not of this format.
+    """
+    if form in (Format.parquet, Format.arrow):
+        return table_rows(file, form, where)
+    held = utf8_file(file, where)
+    match form:
+        case Format.json if is_list(held):
+            held = as_lines(held, where)
+            found = json_lines(held, word="row")
+        case Format.json:
+            found = json_lines(held, hint="; it must be a list of rows, or hold a row a line")
+        case Format.csv | Format.tsv:
+            found = delimited(held, "," if form is Format.csv else "\t", where)
+        case Format.text:
+            found = whole_text(held)
+        case _:
+            found = json_lines(held)
+    return Records(held, found, where)
+
+
+class JoinedRows(Rows):
+    """The rows of several texts, one after the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(map(len, self._parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        part, place = self._place(index)
+        return part[place]
+
+    def where(self, index: int) -> str:
+        part, place = self._place(index)
+        return part.where(place)
+
+    def _place(self, index: int) -> tuple[Rows, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._ends, index)
+        return self._parts[number], index - (self._ends[number - 1] if number else 0)
+
+
+def _hub_rows(config: TextConfig, key: str) -> Rows:
     try:
         import datasets
 
@@ -69,89 +173,9 @@ def _hub_rows(config: TextConfig, key: str) -> Sequence[Row]:
     except Exception as error:  # noqa: BLE001 - whatever the Hub client says, the user gets it in one line
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{key}.path={config.path}: cannot be loaded from the Hub ({reason})") from None
-    if not len(rows):
-        raise ConfigError(f"{key}.path={config.path}: holds no rows")
-    return CheckedRows(rows, f"{key}.path={config.path}")
+    return ListedRows(rows, f"{key}.path={config.path}")
 
 
 def data_files(config: TextConfig) -> dict[str, str] | None:
     """The files of a Hub dataset that its split is read from, as the library ``datasets`` takes them; None for all."""
     return None if config.files is None else {config.split.partition("[")[0]: config.files}
-
-
-class CheckedRows(Sequence[Row]):
-    """Rows of a dataset that is too large to be checked at once: each is checked as it is read."""
-
-    def __init__(self, rows: Any, where: str) -> None:
-        self._rows = rows
-        self._where = where
-        self[0]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        row = self._rows[index]
-        check_row(row, f"{self._where}: row {index + 1}")
-        return row
-
-
-def _files(config: TextConfig, key: str) -> list[Path]:
-    path = Path(str(config.path)).expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ConfigError(f"{key}.path={path}: no such file or folder")
-    wanted, found = config.files, path.rglob("*") if config.files is None else path.glob(config.files)
-    files = sorted(file for file in found if file.is_file() and (wanted is not None or file.suffix in SUFFIXES))
-    if not files:
-        kind = f"ending in {', '.join(SUFFIXES)}" if wanted is None else f"of the pattern {wanted}"
-        raise ConfigError(f"{key}.path={path}: the folder holds no file {kind}")
-    return files
-
-
-def _read_file(file: Path, where: str) -> Iterator[Row]:
-    try:
-        for number, row in _numbered_rows(file, where):
-            check_row(row, f"{where}: line {number}")
-            yield row
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot be read ({error})") from None
-
-
-def _numbered_rows(file: Path, where: str) -> Iterator[tuple[int, Any]]:
-    match file.suffix:
-        case ".jsonl":
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, _parse(line, f"{where}: line {number}")
-        case ".json":
-            rows = _parse(file.read_text(encoding="utf-8"), where)
-            if not isinstance(rows, list):
-                raise ConfigError(f"{where}: must be a JSON list of rows")
-            yield from enumerate(rows, 1)
-        case ".parquet":
-            yield from enumerate(_parquet_rows(file, where), 1)
-        case _:
-            text = file.read_text(encoding="utf-8")
-            if text.strip():
-                yield 1, {"text": text}
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON ({error})") from None
-
-
-def _parquet_rows(file: Path, where: str) -> list[Row]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(f"{where}: reading parquet needs the package pyarrow (pip install datasets)") from None
-    try:
-        return pyarrow.parquet.read_table(file).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ConfigError(f"{where}: not a parquet file ({error})") from None

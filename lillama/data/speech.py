@@ -13,6 +13,7 @@ import torch
 
 from lillama.config import DataConfig, Order
 from lillama.data.sound import read_sound, transcripts
+from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts
 from lillama.errors import ConfigError
 from lillama.model.inputs import Batch
 from lillama.provenance import path_digest
@@ -41,6 +42,11 @@ class SpeechClips:
     def tokens(self) -> int:
         """How many tokens the transcripts hold."""
         return sum(len(clip.ids) for clip in self.clips)
+
+    @property
+    def counts(self) -> RowCounts:
+        """None: a clip that cannot be read is refused."""
+        return NOTHING_LEFT_OUT
 
     @property
     def hash(self) -> str:

@@ -1,10 +1,9 @@
 """Calibration text as fixed-length blocks of tokens: an exact budget, a seeded order, a content hash, a cache."""
 
 import hashlib
-import random
-from array import array
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,31 @@ import torch
 from safetensors.numpy import load_file, save
 
 from lillama.cache import Cache
-from lillama.config import DataConfig, Join, Order, Packing
-from lillama.data.rows import is_plain, row_text, uses_template
-from lillama.data.sources import Row, read_rows, source_identity
+from lillama.config import DataConfig
+from lillama.data.packing import Pieces, pieces
+from lillama.data.rows import Row
+from lillama.data.sources import read_rows, source_identity
+from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts, RowTexts
 from lillama.errors import ConfigError
 from lillama.model.inputs import Batch
 from lillama.provenance import digest
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 KIND = "tokens"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBlocks:
-    """Blocks of token ids [n, seq_len], of which the first ``lengths`` [n] are real and the rest is padding."""
+    """Blocks of token ids [n, seq_len], of which the first ``lengths`` [n] are real and the rest is padding.
+
+    ``mask_token`` is the tokenizer's, for masked language models; None where it has none.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray
+    counts: RowCounts = NOTHING_LEFT_OUT
+    mask_token: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -46,7 +53,7 @@ class TokenBlocks:
     def head(self, tokens: int) -> "TokenBlocks":
         """The first blocks, as many as it takes to hold at least ``tokens`` tokens, or all."""
         enough = int(np.searchsorted(self.lengths.cumsum(), tokens)) + 1
-        return TokenBlocks(self.ids[:enough], self.lengths[:enough])
+        return replace(self, ids=self.ids[:enough], lengths=self.lengths[:enough])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,7 +89,8 @@ def kept_blocks(cache: Cache, key: str, make: Callable[[], TokenBlocks]) -> Toke
         if held is not None:
             return held
         blocks = make()
-        cache.write(KIND, key, save({"ids": blocks.ids, "lengths": blocks.lengths}))
+        counts = np.array(list(blocks.counts.as_dict().values()))
+        cache.write(KIND, key, save({"ids": blocks.ids, "lengths": blocks.lengths, "counts": counts}))
     return blocks
 
 
@@ -98,19 +106,23 @@ def build_blocks(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Tok
 
 
 def blocks_up_to(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> TokenBlocks:
-    """Rows into blocks, with ``config.tokens`` real tokens or as many as there are.
+    """Make blocks of rows, with ``config.tokens`` real tokens or as many as there are.
+
+    Only the rows that this takes are read: they are drawn in an order that ``config.seed`` gives.
 
     :raises ConfigError: for rows without a token.
     """
-    if config.packing is Packing.padded:
-        pieces = _take(_rows_cut(config, rows, tokenizer), config.budget)
-    elif rows and _join(config, rows[0], tokenizer) is Join.blank_line:
-        pieces = _take(_shuffled_windows(config, rows, tokenizer), config.budget)
-    else:
-        pieces = _windows(_stream(config, rows, tokenizer), config.seq_len) if rows else []
-    if not pieces:
-        raise ConfigError(f"{config.KEY}: the texts hold no token")
-    return _padded(pieces, config.seq_len, pad=_pad_id(tokenizer))
+    key, template, system = config.KEY, config.template, config.system
+    texts = RowTexts(rows, tokenizer, template=template, system=system, invalid=config.invalid_rows, key=key)
+    taken = _take(pieces(config, texts, tokenizer), config.budget)
+    counts = texts.counts
+    if not taken:
+        skipped = f" ({counts.skipped_rows} rows were skipped)" if counts.skipped_rows else ""
+        raise ConfigError(f"{config.KEY}: the texts hold no token{skipped}")
+    if any(counts.as_dict().values()):
+        told = (config.KEY, counts.skipped_rows, counts.replaced_characters)
+        log.warning("%s: %d invalid rows skipped, %d characters replaced", *told)
+    return _padded(taken, config.seq_len, pad=_pad_id(tokenizer), counts=counts)
 
 
 def _cache_key(config: DataConfig, tokenizer: Any) -> str:
@@ -124,72 +136,10 @@ def _cache_key(config: DataConfig, tokenizer: Any) -> str:
 
 def _load(file: Path) -> TokenBlocks:
     held = load_file(file)
-    return TokenBlocks(held["ids"], held["lengths"])
+    return TokenBlocks(held["ids"], held["lengths"], RowCounts(*map(int, held["counts"])))
 
 
-def _encode(text: str, tokenizer: Any, *, templated: bool) -> list[int]:
-    """Token ids; a chat template writes its own special tokens, so none are added to its text (no doubled BOS)."""
-    return tokenizer(text, add_special_tokens=not templated, verbose=False)["input_ids"]
-
-
-def _row_ids(config: DataConfig, row: Row, tokenizer: Any) -> list[int]:
-    templated = not is_plain(row) and uses_template(tokenizer, config.template)
-    return _encode(row_text(row, tokenizer, config.template, config.system), tokenizer, templated=templated)
-
-
-def _join(config: DataConfig, row: Row, tokenizer: Any) -> Join:
-    if config.join is not Join.auto:
-        return config.join
-    if is_plain(row):
-        return Join.blank_line
-    return Join.none if uses_template(tokenizer, config.template) else Join.eos
-
-
-def _ordered(config: DataConfig, count: int) -> list[int]:
-    order = list(range(count))
-    if config.order is Order.shuffled:
-        random.Random(config.seed).shuffle(order)
-    return order
-
-
-def _rows_cut(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[list[int]]:
-    """Rows one by one, cut at seq_len."""
-    encoded = (_row_ids(config, rows[index], tokenizer) for index in _ordered(config, len(rows)))
-    ids = sorted(encoded, key=len, reverse=True) if config.order is Order.longest_first else encoded
-    return (row[: config.seq_len] for row in ids if row)
-
-
-def _stream(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Sequence[int]:
-    """Rows one after the other until the budget is met; 4 bytes a token, since a text may be taken whole."""
-    join = _join(config, rows[0], tokenizer)
-    between = [tokenizer.eos_token_id] if join is Join.eos and tokenizer.eos_token_id is not None else []
-    order = _ordered(config, len(rows))
-    if config.order is Order.longest_first:
-        order.sort(key=lambda index: -len(row_text(rows[index], tokenizer, config.template, config.system)))
-    stream = array("i")
-    for index in order:
-        stream.extend(_row_ids(config, rows[index], tokenizer) + between)
-        if len(stream) >= config.budget:
-            break
-    return stream[: config.budget]
-
-
-def _shuffled_windows(config: DataConfig, rows: Sequence[Row], tokenizer: Any) -> Iterator[Sequence[int]]:
-    """Plain text joined by blank lines, cut into windows; the windows are shuffled, since the rows belong together."""
-    text = "\n\n".join(row_text(row, tokenizer, config.template, config.system) for row in rows)
-    windows = _windows(_encode(text, tokenizer, templated=False), config.seq_len)
-    tail = windows.pop() if windows and len(windows[-1]) < config.seq_len else None
-    for index in _ordered(config, len(windows)):
-        yield windows[index]
-    if tail is not None:
-        yield tail
-
-
-def _windows(stream: Sequence[int], length: int) -> list[Sequence[int]]:
-    return [stream[start : start + length] for start in range(0, len(stream), length)]
-
-
-def _take(pieces: Iterator[Sequence[int]], tokens: int) -> list[Sequence[int]]:
+def _take(pieces: Pieces, tokens: int) -> list[Sequence[int]]:
     """Pieces until the budget is met; the last is cut so that it is met exactly."""
     taken: list[Sequence[int]] = []
     left = tokens
@@ -201,11 +151,11 @@ def _take(pieces: Iterator[Sequence[int]], tokens: int) -> list[Sequence[int]]:
     return taken
 
 
-def _padded(pieces: Sequence[Sequence[int]], length: int, *, pad: int) -> TokenBlocks:
+def _padded(pieces: Sequence[Sequence[int]], length: int, *, pad: int, counts: RowCounts) -> TokenBlocks:
     ids = np.full((len(pieces), length), pad, dtype=np.int32)
     for row, piece in zip(ids, pieces, strict=True):
         row[: len(piece)] = piece
-    return TokenBlocks(ids, np.array([len(piece) for piece in pieces], dtype=np.int32))
+    return TokenBlocks(ids, np.array([len(piece) for piece in pieces], dtype=np.int32), counts)
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from lillama.algebra.losses import feature_loss
 from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
-from lillama.distill.learner import BlockLearner, Feed, trained_parameters
+from lillama.distill.learner import BlockLearner, Feed
 from lillama.distill.stream import Edge, StudentStream
+from lillama.errors import ConfigError
 from lillama.model.blocks import BlockCall, Blocks, call_after, run_blocks
 from lillama.model.inputs import Batch, ModelInputs, model_inputs
+from lillama.model.rows import layouts_of
 from lillama.model.student import Student
 from lillama.model.visit import come_to_stay
 
@@ -82,7 +84,8 @@ def make_learner(student: Student, index: int, config: DistillConfig, loss: Loss
     """A learner for a block of the student, with master weights where they are asked for."""
     function = partial(_summed, config=loss)
     come_to_stay(student.blocks[index])
-    learner = BlockLearner(index, student.blocks[index], config, function, dtype=student.dtype)
+    parameters = student.trained_parameters(index, config.train)
+    learner = BlockLearner(index, student.blocks[index], parameters, config, function, dtype=student.dtype)
     if config.master_weights:
         student.widen(learner.parameters)
     return learner
@@ -110,6 +113,8 @@ def learn_batch(
     wanted = wanted or span(learners)
     stream = StudentStream(blocks, inputs.arguments, edge)
     waiting = shared_later(learners)
+    merges = lesson.inputs is Inputs.teacher_student and any(learner.merge for learner in learners.values())
+    layouts = layouts_of(blocks, batch) if merges else {}
     losses: dict[int, Tensor] = {}
 
     def learn(call: BlockCall) -> None:
@@ -120,7 +125,8 @@ def learn_batch(
             stream.leave(call, None if stream.is_teachers else stream.replay(call, blocks[call.index]))
             return
         mask, divisor = _counted(inputs, whole, lesson, call, blocks.stack(call.index))
-        value, output = learner.backward(call, block_feeds(call, stream, lesson.inputs), mask, divisor)
+        feeds, layout = block_feeds(call, stream, lesson.inputs), layouts.get(call.index, {})
+        value, output = learner.backward(call, feeds, mask, divisor, layout)
         stream.leave(call, output if lesson.own else None)
         losses[call.index] = value
         if update is not None and call.index not in waiting:
@@ -173,7 +179,7 @@ def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[
 
 def is_tied(student: Student, config: DistillConfig) -> bool:
     """Whether two blocks learn the same factors: a low-rank embedding and the head that is tied to it."""
-    trained = [id(p) for block in student.blocks.values() for p in trained_parameters(block, config.train)]
+    trained = [id(p) for index in student.blocks for p in student.trained_parameters(index, config.train)]
     return len(set(trained)) < len(trained)
 
 
@@ -190,7 +196,11 @@ def _counted(
     length = call.output.shape[1]
     if not lesson.masked:
         return None, 1.0 if lesson.total else float(whole.sequences * length)
-    return inputs.mask(stack), 1.0 if lesson.total else float(whole.positions(stack, length))
+    mask = inputs.mask(stack)
+    if mask is not None and mask.shape[1] != length:
+        why = f"has {length} positions for {mask.shape[1]} tokens, so padding cannot be told"
+        raise ConfigError(f"block {call.index} {why}; use distill.mask_padding=false")
+    return mask, 1.0 if lesson.total else float(whole.positions(stack, length))
 
 
 def _summed(student: Tensor, teacher: Tensor, mask: Tensor | None, *, config: LossConfig) -> Tensor:

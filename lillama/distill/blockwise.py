@@ -28,7 +28,7 @@ from lillama.distill.batch import (
     teacher_on,
 )
 from lillama.distill.edges import Edges
-from lillama.distill.learner import BlockLearner, trained_parameters
+from lillama.distill.learner import BlockLearner
 from lillama.distill.progress import Progress, Session, Stopwatch, part_name
 from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import Snapshot
@@ -270,7 +270,7 @@ class _Course:
         return 0 < self.settings.patience <= position.stale
 
     def _weights(self, index: int) -> list[nn.Parameter]:
-        return trained_parameters(self.student.blocks[index], self.config.train)
+        return self.student.trained_parameters(index, self.config.train)
 
     @torch.no_grad()
     def _load_weights(self, start: Snapshot) -> None:

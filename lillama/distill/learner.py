@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lillama.config import DistillConfig, Keep, Moments, Train
-from lillama.model.blocks import BlockCall, Swap
-from lillama.runtime import LowRank
+from lillama.config import DistillConfig, Keep, Moments
+from lillama.model.blocks import BlockCall, Layout, Swap
 
 # Of a student's and a teacher's output [b, t, d] and a mask [b, t] or None: the sum over the tokens that count.
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -26,12 +25,19 @@ class Feed(NamedTuple):
 class BlockLearner:
     """A student block, its AdamW, and how one batch teaches it (Section 4, Figure 7).
 
-    :param loss: of the feeds' outputs; summed over tokens. :param dtype: what the model computes in; master weights are
-        wider.
+    :param parameters: those of the block that learn. :param loss: of the feeds' outputs; summed over tokens.
+    :param dtype: what the model computes in; master weights are wider.
     """
 
     def __init__(
-        self, index: int, block: nn.Module, config: DistillConfig, loss: LossFunction, *, dtype: torch.dtype
+        self,
+        index: int,
+        block: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        config: DistillConfig,
+        loss: LossFunction,
+        *,
+        dtype: torch.dtype,
     ) -> None:
         self.index = index
         self.block = block.requires_grad_(False).train(config.dropout)
@@ -39,7 +45,7 @@ class BlockLearner:
         self.dtype = dtype
         self.clip_norm = config.clip_norm
         self.merge = config.merge
-        self.parameters = trained_parameters(block, config.train)
+        self.parameters = list(parameters)
         for parameter in self.parameters:
             parameter.requires_grad_()
         self._config = config
@@ -49,18 +55,19 @@ class BlockLearner:
             block.forward = torch.compile(block.forward)
 
     def backward(
-        self, call: BlockCall, feeds: Sequence[Feed], mask: Tensor | None, divisor: float
+        self, call: BlockCall, feeds: Sequence[Feed], mask: Tensor | None, divisor: float, layout: Layout
     ) -> tuple[Tensor, Tensor]:
         """Add the gradients of one batch to those in the parameters.
 
         :param call: the teacher's call; its output [b, t, d] is what the block learns.
         :param feeds: what to feed the block with. :param mask: true where a token counts [b, t], or None for all.
         :param divisor: what the summed loss is divided by: 1, or how many tokens the whole update counts.
+        :param layout: how the call's arguments belong to the batch, where several feeds are to be one call.
         :return: the loss (a scalar on the device), all feeds together, and the block's output for the last feed,
             before any update.
         """
         total = call.output.new_zeros((), dtype=torch.float32)
-        for inner, group in self._calls(call, feeds):
+        for inner, group in self._calls(call, feeds, layout):
             with torch.enable_grad(), self._precision(inner.hidden.device):
                 output = inner.replay(self.block, inner.hidden)
                 parts = output.chunk(len(group))
@@ -122,9 +129,12 @@ class BlockLearner:
         best = state["best"]
         self._best = None if best is None else (best[0], [value.to(device) for value in best[1]])
 
-    def _calls(self, call: BlockCall, feeds: Sequence[Feed]) -> Iterator[tuple[BlockCall, Sequence[Feed]]]:
+    def _calls(
+        self, call: BlockCall, feeds: Sequence[Feed], layout: Layout
+    ) -> Iterator[tuple[BlockCall, Sequence[Feed]]]:
         """The calls that it takes, each with the feeds in its batch: one, where the feeds can be joined."""
-        joined = call.joined([(feed.hidden, feed.context) for feed in feeds]) if self.merge and len(feeds) > 1 else None
+        several = self.merge and len(feeds) > 1
+        joined = call.joined([(feed.hidden, feed.context) for feed in feeds], layout) if several else None
         if joined is not None:
             yield joined, feeds
             return
@@ -151,15 +161,3 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: DistillConfig) ->
 
         return AdamW8bit(list(parameters), **options)
     return torch.optim.AdamW(parameters, fused=True, **options)
-
-
-def trained_parameters(block: nn.Module, train: Train) -> list[nn.Parameter]:
-    """The parameters that learn: every one of the block's, or the factors (and the biases they carry) only.
-
-    A table inside a block stays as it is: T5's position bias is made by one block for all the others.
-    """
-    if train is Train.block and not isinstance(block, LowRank):
-        tables = {id(p) for module in block.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-        return [parameter for parameter in block.parameters() if id(parameter) not in tables]
-    pairs = [module for module in block.modules() if isinstance(module, LowRank)]
-    return [factor for pair in pairs for factor in pair.factor_parameters()]

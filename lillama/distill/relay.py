@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lillama.config import DistillConfig
 from lillama.distill.batch import Learned, Lesson, Whole, is_tied, learn_batch, span
-from lillama.distill.learner import BlockLearner, trained_parameters
+from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import Passage, Team, Update
 from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
@@ -82,7 +82,7 @@ def exchange(team: Team, student: Student, config: DistillConfig, relay: "Relay"
     everyone = span(student.blocks)
     for rank in range(team.size):
         for index in Team(rank, team.size, team.mode).part_of_blocks(everyone, student.blocks):
-            for parameter in trained_parameters(student.blocks[index], config.train) if index in student.blocks else ():
+            for parameter in student.trained_parameters(index, config.train) if index in student.blocks else ():
                 value = parameter.data.to(student.dtype, copy=True)
                 team.same([value], source=rank)
                 if rank != team.rank:

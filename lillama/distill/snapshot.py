@@ -4,13 +4,12 @@ A snapshot is a folder ``step-00000012`` with a file a part and ``manifest.json`
 SHA-256 of every file and its own.
 """
 
-import contextlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from lillama.provenance import digest, file_digest
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FORMAT = 1
+KINDS = {"key": str, "step": int, "position": dict, "note": dict, "files": dict}  # what a manifest holds
+OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError)  # what reading plain values of another shape raises
 Parts = Mapping[str, Any]  # name of a part -> tensors and plain values, nested
 
 
@@ -57,12 +58,23 @@ class Snapshots:
 
     :param folder: where they are kept. :param key: what the run is; those of another run are not its own.
     :param background: write from another thread, a copy in host memory: where weights lie on a device.
+    :param check: raises a KeyError, TypeError, ValueError or AttributeError for a note that the run cannot go on from:
+        the snapshot then counts as damaged.
     """
 
-    def __init__(self, folder: Path, key: str, config: SnapshotConfig, *, background: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        config: SnapshotConfig,
+        *,
+        background: bool = False,
+        check: Callable[[Mapping[str, Any]], object] = lambda note: None,
+    ) -> None:
         self.folder = folder
         self.key = key
         self.config = config
+        self._check = check
         self._since = time.monotonic()
         self._pool = ThreadPoolExecutor(1, "snapshot") if background else None
         self._writing: Future[None] | None = None
@@ -111,7 +123,9 @@ class Snapshots:
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 manifest = _checked(folder)
-            except (OSError, ValueError, KeyError) as error:
+                if manifest["key"] == self.key:
+                    self._check(manifest["note"])
+            except (OSError, *OTHER_SHAPE) as error:
                 log.warning("snapshot %s is damaged (%s); the one before it is tried", folder.name, error)
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
@@ -128,12 +142,6 @@ class Snapshots:
         self._wait()
         if self._pool is not None:
             self._pool.shutdown()
-
-    def remove(self) -> None:
-        """Remove them all: the run is done."""
-        with contextlib.suppress(SnapshotError):  # of one that nobody needs any more
-            self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -206,16 +214,23 @@ def _flush(file: Path) -> None:
 
 
 def _checked(folder: Path) -> dict[str, Any]:
-    """A snapshot's manifest, when everything is as it was written.
+    """Read a snapshot's manifest, when everything is as it was written.
 
-    :raises ValueError, OSError, KeyError: otherwise.
+    :raises ValueError, OSError: otherwise.
     """
     held = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest = held["manifest"]
-    if held["sha256"] != digest(manifest):
+    if not isinstance(held, dict) or not isinstance(held.get("manifest"), dict):
+        raise ValueError(f"{MANIFEST} is none of a snapshot")
+    manifest: dict[str, Any] = held["manifest"]
+    if held.get("sha256") != digest(manifest):
         raise ValueError(f"{MANIFEST} was changed")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']} is not known")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"format {manifest.get('format')} is not known")
+    for key, kind in KINDS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise ValueError(f"{MANIFEST} lacks {key}")
+    if set(manifest["files"]) != {file.name for file in folder.glob("*.pt")}:
+        raise ValueError(f"{MANIFEST} names other files than there are")
     for name, checksum in manifest["files"].items():
         if file_digest(folder / name) != checksum:
             raise ValueError(f"{name} was changed")

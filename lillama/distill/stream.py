@@ -73,10 +73,9 @@ class StudentStream:
         if not any(other != place for other in self._student):
             return
         own = call_after(self.blocks, self.arguments, given=self.edge.own(), until=call.index)
-        if 0 < place < len(self.blocks.stacks):
-            # A decoder begins with its own tokens, the same for both; what differs is the encoder's output.
-            self.context = Swap(call, own)
-        else:
+        swap = Swap(call, own)  # an encoder's output, or embeddings that every block sees
+        self.context = swap if swap else None
+        if not 0 < place < len(self.blocks.stacks):  # a decoder begins with its own tokens, the same for both
             self.hidden = own.hidden
 
     def leave(self, call: BlockCall, output: Tensor | None) -> None:

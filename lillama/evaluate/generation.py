@@ -18,10 +18,10 @@ from lillama.evaluate.variants import release, tensors_of
 from lillama.machine import host_peak, reset_peaks
 from lillama.model.decoding import settings_alone
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.reading import out_of_memory
 
 FORWARD, PREFILL, DECODE = "forward", "prefill", "decode"
 SLACK = 64 * 2**20  # bytes; the kernel's two counts of resident memory differ by less
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate", "not enough memory", "alloc_failed")
 Seconds = dict[str, float]  # by part: forward, or prefill and decode
 
 
@@ -110,12 +110,6 @@ def check_finite(logits: Tensor, role: str, case: Case) -> None:
     ends = [logits.amax()] if case.new_tokens else list(logits.aminmax())
     if not all(bool(end.isfinite()) for end in ends):
         raise DivergedError(f"throughput: the {role} model's logits at length {case.length} are not finite")
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of a device or of the host, does not suffice."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def forward(model: nn.Module, ids: Tensor) -> tuple[dict[str, float], Tensor]:

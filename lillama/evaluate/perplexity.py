@@ -11,14 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lillama.config import PerplexityConfig, SystemTurns, Template
-from lillama.data.rows import row_text
+from lillama.config import PerplexityConfig, Template
+from lillama.data.encode import BORDER, CHARACTERS_A_TOKEN
 from lillama.data.sources import read_rows
+from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts, RowTexts
 from lillama.errors import ConfigError, DivergedError
 from lillama.model.inputs import Batch, model_inputs
-
-CHARACTERS_A_TOKEN = 8  # more than any tokenizer's mean on prose
-BORDER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,7 @@ class MeasuredText:
 
     ids: Tensor
     bytes: int
+    counts: RowCounts = NOTHING_LEFT_OUT
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,11 +46,11 @@ def measured_text(config: PerplexityConfig, tokenizer: Any, key: str = "evaluate
     :raises ConfigError: for unreadable text, or fewer than two tokens.
     """
     rows = read_rows(config, key)
+    texts = RowTexts(rows, tokenizer, template=Template.none, invalid=config.invalid_rows, key=key)
     characters = None if config.max_tokens is None else CHARACTERS_A_TOKEN * config.max_tokens
     while True:
-        text = "\n\n".join(_up_to(characters, rows, tokenizer))
+        text, whole = _beginning(texts, characters)
         ids = tokenizer(text, verbose=False)["input_ids"]
-        whole = characters is None or len(text) < characters
         # Of a text that was cut, the last tokens may be others than those of the whole.
         if whole or len(ids) >= (config.max_tokens or 0) + BORDER:
             break
@@ -60,17 +59,22 @@ def measured_text(config: PerplexityConfig, tokenizer: Any, key: str = "evaluate
     if len(kept) < 2:
         raise ConfigError(f"{key}.path={config.path}: holds fewer than two tokens")
     uncut = whole and len(kept) == len(ids)
-    return MeasuredText(kept, len((text if uncut else _text_of(kept, text, tokenizer)).encode()))
+    read = text if uncut else _text_of(kept, text, tokenizer)
+    return MeasuredText(kept, len(read.encode()), texts.counts)
 
 
-def _up_to(characters: int | None, rows: Sequence[Any], tokenizer: Any) -> Iterator[str]:
-    """The texts of the first rows, until they hold so many characters; None: of all."""
+def _beginning(texts: RowTexts, characters: int | None) -> tuple[str, bool]:
+    """Join the first rows by blank lines, until they hold so many characters (None: all); and whether that is all."""
+    parts: list[str] = []
     held = 0
-    for row in rows:
-        yield (text := row_text(row, tokenizer, Template.none, SystemTurns.keep))
-        held += len(text) + 2
+    for row in texts:
         if characters is not None and held >= characters:
-            return
+            return "\n\n".join(parts), False
+        parts.append(row.text if characters is None else row.text[: characters - held])
+        if len(parts[-1]) < len(row.text):
+            return "\n\n".join(parts), False
+        held += len(row.text) + 2
+    return "\n\n".join(parts), True
 
 
 def _text_of(kept: Tensor, text: str, tokenizer: Any) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lillama.environment import forget_empty
 from lillama.errors import ConfigError
 from lillama.evaluate.tasks import SPLITS, check_name, load_task, quiet_harness, task_manager
+from lillama.terminal import show
 
 SETS = Path(__file__).resolve().parents[2] / "conf" / "evaluate" / "zero_shot"
 DEFAULT = "nine"
@@ -30,7 +32,7 @@ def prefetch(folder: Path, names: Sequence[str]) -> list[str]:
             try:
                 check_name(manager, name)
                 for leaf, task in load_task(manager, name)["tasks"].items():
-                    print(f"{leaf}: {', '.join(_write(folder / leaf, task))}", flush=True)
+                    show(f"{leaf}: {', '.join(_write(folder / leaf, task))}")
             except ConfigError as error:
                 left.append(str(error))
     return left
@@ -60,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="what evaluate.tasks_dir will name")
     parser.add_argument("names", nargs="*", default=[DEFAULT], metavar="NAME", help="tasks, groups, tags or sets")
     options = parser.parse_args(arguments)
+    forget_empty()
     try:
         left = prefetch(options.folder, options.names)
     except (ConfigError, OSError) as error:
         left = [str(error)]
     for line in left:
-        print(f"error: {line}", file=sys.stderr)
+        show(f"error: {line}", error=True)
     return 1 if left else 0
 
 

@@ -41,7 +41,7 @@ def samples(model: Any, tokenizer: Any, config: SamplesConfig, *, progress: bool
     :raises DivergedError: where logits are not finite.
     """
     prompts = prompt_tokens(tokenizer, config)
-    _check_length(model, prompts, config)
+    check_room(model, prompts, config)
     seeds = config.seeds if config.temperature > 0 else config.seeds[:1]
     texts = []
     bar = tqdm(total=len(prompts) * len(seeds), desc="samples", unit="text", leave=False, disable=not progress)
@@ -92,7 +92,8 @@ def _asked(tokenizer: Any, prompt: str) -> str:
         raise ConfigError(f"{KEY}.chat_template=true: the template refuses a prompt ({error})") from None
 
 
-def _check_length(model: Any, prompts: Sequence[Sequence[int]], config: SamplesConfig) -> None:
+def check_room(model: Any, prompts: Sequence[Sequence[int]], config: SamplesConfig) -> None:
+    """Raise a :class:`ConfigError` for texts longer than the model's positions; one on the meta device will do."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     longest, new = max(map(len, prompts)), config.max_new_tokens
     needed = max(longest, new + 1) if model.config.is_encoder_decoder else longest + new

@@ -54,6 +54,8 @@ def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None) -> Tasks:
         manager = task_manager()
         for name in config.tasks:
             check_name(manager, name)
+        for name in config.metrics:
+            check_name(manager, name, "metrics")
         local = None if tasks_dir is None else LocalData(Path(tasks_dir).expanduser())
         if local is not None:
             for leaf in (leaf for name in config.tasks for leaf in leaves_of(manager.task_index, name)):
@@ -65,7 +67,8 @@ def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None) -> Tasks:
                 leaves |= found["tasks"]
                 groups |= found["groups"]
     for name, metric in config.metrics.items():
-        known = metrics_of(leaves[name]) if name in leaves else [metric]
+        members = groups[name].get_all_tasks() if name in groups else [leaves[name]] if name in leaves else []
+        known = sorted({own for member in members for own in metrics_of(member)}) if members else [metric]
         if metric not in known:
             raise ConfigError(f"{KEY}.metrics.{name}={metric}: the task has {', '.join(known)}")
     return Tasks(tuple(dict.fromkeys(named)), leaves, groups)
@@ -110,12 +113,12 @@ def quiet_harness() -> Iterator[None]:
             logger.setLevel(before[name])
 
 
-def check_name(manager: Any, name: str) -> None:
+def check_name(manager: Any, name: str, key: str = "tasks") -> None:
     """Raise a :class:`ConfigError` for a name that the harness does not know, with the nearest that it does."""
     if name not in manager.task_index:
         near = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(f"{KEY}.tasks={name}: the harness knows no such task, group or tag{hint}")
+        raise ConfigError(f"{KEY}.{key}={name}: the harness knows no such task, group or tag{hint}")
 
 
 def leaves_of(index: Mapping[str, Any], name: str) -> list[str]:

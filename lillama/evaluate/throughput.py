@@ -27,11 +27,11 @@ from lillama.evaluate.generation import (
     cases_of,
     check_finite,
     device_of,
-    out_of_memory,
     prompts_of,
     weight_bytes,
 )
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, release, tensors_of
+from lillama.model.reading import out_of_memory
 from lillama.spread import ratios, speeds, spread
 
 OOM, NOT_RUN = "OOM", "not run"

@@ -71,14 +71,19 @@ def transcribe(
 
 def _options(model: Any, config: WerConfig) -> dict[str, Any]:
     """How the model generates: greedily, and as it does by itself in all else."""
-    positions = getattr(model.config, "max_target_positions", None)
-    if positions is not None and config.max_new_tokens + PROMPT > positions:
-        legal = f"the model's decoder has {positions} positions; give at most {positions - PROMPT}"
-        raise ConfigError(f"{KEY}.max_new_tokens={config.max_new_tokens}: {legal}")
+    check_positions(model, config)
     options = {"max_new_tokens": config.max_new_tokens, "do_sample": False, "num_beams": 1}
     if hasattr(model.generation_config, "return_timestamps"):
         options["return_timestamps"] = False  # they would stand among the words
     return options if config.language is None else {**options, **_told(model, config.language)}
+
+
+def check_positions(model: Any, config: WerConfig) -> None:
+    """Raise a :class:`ConfigError` for texts longer than the model's decoder; one on the meta device will do."""
+    positions = getattr(model.config, "max_target_positions", None)
+    if positions is not None and config.max_new_tokens + PROMPT > positions:
+        legal = f"the model's decoder has {positions} positions; give at most {positions - PROMPT}"
+        raise ConfigError(f"{KEY}.max_new_tokens={config.max_new_tokens}: {legal}")
 
 
 def _told(model: Any, language: str) -> dict[str, str]:

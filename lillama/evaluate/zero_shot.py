@@ -15,6 +15,7 @@ from lillama.config import ZeroShotConfig
 from lillama.errors import ConfigError, DivergedError
 from lillama.evaluate.tasks import KEY, Tasks, quiet_harness, shots_of
 from lillama.model.identity import tokenizer_digest, weights_digest
+from lillama.model.limits import model_limits
 from lillama.provenance import digest
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ HARNESS = "lm-eval"
 KIND = "scores"
 SEED = 1234  # the harness's own, for the choice of examples
 ON_CPU = 8  # sequences at a time; on a GPU the harness finds how many fit
+GENERATES, GENERATED = "generate_until", 256  # such a task's kind, and how many tokens where it says nothing
 PREFERRED = ("acc_norm", "acc")
 Results = dict[str, Any]  # of one task, as the harness gives them: "acc,none", "acc_stderr,none", ...
 
@@ -138,9 +140,46 @@ def _language_model(model: Any, tokenizer: Any, config: ZeroShotConfig, *, progr
                     raise DivergedError(f"zero-shot: the log-likelihood of request {number} is {likelihood}")
             return found
 
+        def _model_call(self, inps: Any, *rest: Any, **options: Any) -> Any:
+            self._check(inps)
+            return super()._model_call(inps, *rest, **options)
+
+        def _model_generate(self, context: Any, *rest: Any, **options: Any) -> Any:
+            self._check(context)
+            return super()._model_generate(context, *rest, **options)
+
+        def _check(self, ids: Any) -> None:
+            """On a GPU a token outside of the table leaves a device that answers nothing any more."""
+            highest = int(ids.max())
+            if highest >= limits.tokens:
+                said = f"a task holds token {highest}, and the model has {limits.tokens} embeddings"
+                raise ConfigError(f"{KEY}: {said}; give the model's own tokenizer (model.tokenizer)")
+
+    limits = model_limits(model)
+    longest = limits.positions if limits.positions is not None and limits.positions < context_length(model) else None
     size = config.batch_size or ("auto" if model.device.type == "cuda" else ON_CPU)
     with quiet_harness():
-        return Checked(pretrained=model, tokenizer=tokenizer, batch_size=size)
+        return Checked(pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=longest)
+
+
+def context_length(model: Any) -> float:
+    """The length at which the harness cuts a text's beginning off, by the model's configuration."""
+    known = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return known or math.inf
+
+
+def check_generation(model: Any, tasks: Tasks) -> None:
+    """Raise a :class:`ConfigError` for a task that generates more tokens than the model has positions.
+
+    :param model: one on the meta device will do.
+    """
+    positions = min(context_length(model), model_limits(model).positions or math.inf)
+    for name, task in tasks.leaves.items():
+        if task.OUTPUT_TYPE != GENERATES:
+            continue
+        wanted = (task.config.generation_kwargs or {}).get("max_gen_toks", GENERATED)
+        if wanted >= positions:
+            raise ConfigError(f"{KEY}.tasks: {name} generates {wanted} tokens, and the model has {positions} positions")
 
 
 class _Book:

@@ -60,7 +60,11 @@ def input_moments(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: collector.moments[name] for name in names}
+    unseen = [name for name in names if name not in collector.moments]
+    if unseen:  # an expert that is a module of its own
+        log.warning("no calibration token reached %s; they start from their weights alone", ", ".join(unseen))
+    empty = {name: Moment(matrix(model, name).shape[-1], device) for name in unseen}
+    return {name: (empty | collector.moments)[name] for name in names}
 
 
 class InputCollector:

@@ -24,7 +24,8 @@ class CsvLogger:
         resume: Mapping[str, Any] | None = None,
     ) -> None:
         file = folder / "metrics.csv"
-        before = [list(COLUMNS)] if resume is None else _rows(file)[: resume["rows"]]
+        kept = 0 if resume is None else resume.get("rows", 0)  # none where the run had another logger before
+        before = _rows(file)[:kept] or [list(COLUMNS)]
         write_csv(file, before)  # whole at every moment: a run may be killed again while it starts
         self._count = len(before)
         self._file = file.open("a", newline="")

@@ -23,6 +23,9 @@ from lillama.model.visit import GIVES_BACK, at_work
 EMBEDDING = -1  # the index of the input embedding; the prediction head comes after the last block
 # What has been computed of a model: by place (see Blocks.place), what the last block that ran there gave back.
 Given = Mapping[int, Any]
+# Of a block's arguments by path, (0, position) or (1, name), deeper for nested ones: whether a tensor has a row for
+# each sequence (True) or counts for all of them (False); what is in neither way is left out.
+Layout = Mapping[tuple[Any, ...], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Blocks:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.stacks: list[Stack] = []
+        self.layouts: dict[bool, dict[int, Layout]] = {}  # of calls without and with padding, see model/rows.py
         for name, modules in _outermost_stacks(model):
             self.stacks.append(Stack(name, modules, range(len(self), len(self) + len(modules))))
         if not self.stacks:
@@ -161,15 +165,14 @@ class BlockCall:
         """The arguments beside the hidden states, with what a context puts in their place."""
         return (self.args, self.kwargs) if context is None else context.applied(self.args, self.kwargs)
 
-    def joined(self, feeds: "Sequence[tuple[Tensor, Swap | None]]") -> "BlockCall | None":
+    def joined(self, feeds: "Sequence[tuple[Tensor, Swap | None]]", layout: Layout) -> "BlockCall | None":
         """One call for several hidden states [b, t, d] at once, one after the other in its batch.
 
-        None where an argument does not say how it belongs to the batch: its calls are then made one by one.
+        None where it is not known how an argument belongs to the batch: its calls are then made one by one.
         """
         arguments = [self.arguments(context) for _, context in feeds]
-        batch = self.hidden.shape[0]
         try:
-            args, kwargs = _joined(arguments, batch)
+            args, kwargs = _joined(arguments, layout)
         except _NotOfTheBatch:
             return None
         return BlockCall(self.index, torch.cat([hidden for hidden, _ in feeds]), args, kwargs)
@@ -179,29 +182,27 @@ class _NotOfTheBatch(Exception):  # noqa: N818 - control flow, not an error
     """An argument that cannot be joined along the batch."""
 
 
-def _joined(values: Sequence[Any], batch: int) -> Any:
-    """Arguments of several calls as those of one: rows [batch, ...] one after the other, what has one row as it is."""
+def _joined(values: Sequence[Any], layout: Layout, path: tuple[Any, ...] = ()) -> Any:
+    """Arguments of several calls as those of one: rows [batch, ...] one after the other, what has none as it is."""
     first = values[0]
     if isinstance(first, Tensor):
-        return _joined_rows(values, batch)
-    if isinstance(first, dict):
-        return {key: _joined([value[key] for value in values], batch) for key in first}
+        return _joined_rows(values, layout.get(path))
+    if type(first) is dict:
+        return {key: _joined([value[key] for value in values], layout, (*path, key)) for key in first}
     if type(first) in (tuple, list):
-        return type(first)(_joined(parts, batch) for parts in zip(*values, strict=True))
+        parts = enumerate(zip(*values, strict=True))
+        return type(first)(_joined(part, layout, (*path, position)) for position, part in parts)
     if all(value is first for value in values):
         return first
     raise _NotOfTheBatch
 
 
-def _joined_rows(values: Sequence[Tensor], batch: int) -> Tensor:
-    same = all(value is values[0] for value in values)
-    if values[0].ndim < 2:  # a table of positions, say; its length may be the batch's by chance
+def _joined_rows(values: Sequence[Tensor], by_row: bool | None) -> Tensor:
+    if by_row:
+        return torch.cat(list(values))
+    if by_row is None or any(value is not values[0] for value in values):
         raise _NotOfTheBatch
-    if same and values[0].shape[0] == 1:
-        return values[0]  # it counts for every row
-    if values[0].shape[0] != batch:
-        raise _NotOfTheBatch
-    return torch.cat(list(values))
+    return values[0]  # it counts for every row
 
 
 class Swap:
@@ -209,8 +210,12 @@ class Swap:
 
     def __init__(self, old: BlockCall, new: BlockCall) -> None:
         pairs = [*zip(old.args, new.args, strict=True), *((old.kwargs[key], new.kwargs[key]) for key in old.kwargs)]
-        self._new = {id(before): after for before, after in pairs if isinstance(before, Tensor)}
+        self._new = {id(before): after for before, after in pairs if _differ(before, after)}
         self._held = pairs  # ids stay theirs as long as the objects live
+
+    def __bool__(self) -> bool:
+        """Whether anything differs."""
+        return bool(self._new)
 
     def applied(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with every captured object that was swapped."""
@@ -218,9 +223,13 @@ class Swap:
         return swapped, {key: self._new.get(id(value), value) for key, value in kwargs.items()}
 
 
+def _differ(before: Any, after: Any) -> bool:
+    return isinstance(before, Tensor) and before is not after and not torch.equal(before, after)
+
+
 def hidden_states(output: Any) -> Tensor:
-    """A block's hidden states: blocks return a tensor, or a tuple that begins with it, by family."""
-    return output[0] if isinstance(output, tuple) else output
+    """A block's hidden states: blocks return a tensor, or a sequence that begins with it, by family."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 class _Done(Exception):  # noqa: N818 - control flow, not an error
@@ -247,7 +256,7 @@ def run_blocks(
     def observe(index: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if not _SUBSTITUTING.get():
-                on_block(_call(index, args, kwargs, output))
+                on_block(block_call(index, args, kwargs, output))
 
         return hook
 
@@ -285,7 +294,7 @@ def call_after(
     found: list[BlockCall] = []
 
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(_call(until, args, kwargs, None))
+        found.append(block_call(until, args, kwargs))
         raise _Done
 
     hook = blocks[until].register_forward_pre_hook(stop, prepend=True, with_kwargs=True)
@@ -339,7 +348,19 @@ def _gives_back(result: Any) -> Callable[..., Any]:
     return forward
 
 
-def _call(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> BlockCall:
+def block_call(index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any = None) -> BlockCall:
+    """The call of a block as its hook sees it: the hidden states are the first argument, or the one of that name."""
     rest = dict(kwargs)
-    hidden = args[0] if args else rest.pop(next(iter(rest)) if "hidden_states" not in rest else "hidden_states")
-    return BlockCall(index, hidden, tuple(args[1:]), rest, output)
+    hidden = args[0] if args else rest.pop(_hidden_name(rest))
+    return BlockCall(index, hidden, tuple(args[1:]), rest, tuple(output) if isinstance(output, list) else output)
+
+
+def with_hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> tuple[Any, dict[str, Any]]:
+    """The arguments of a block with other hidden states."""
+    if args:
+        return (hidden, *args[1:]), dict(kwargs)
+    return args, {**kwargs, _hidden_name(kwargs): hidden}
+
+
+def _hidden_name(kwargs: Mapping[str, Any]) -> str:
+    return "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))

@@ -1,6 +1,7 @@
 """A compressed model as a Hugging Face folder: safetensors, tokenizer, generation config, plan and model card."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from lillama.errors import ConfigError
+from lillama.errors import ConfigError, WriteError, disk_trouble
+from lillama.model.reading import quantization_of, unreadable
 from lillama.model.surgery import low_rank_config
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
+from lillama.model.whole import load_whole
 from lillama.results import write_json
-from lillama.runtime import mark, register
+from lillama.runtime import METHOD, mark, register
 
 HUB_OPTIONS = ("trust_remote_code", "revision", "token", "subfolder", "cache_dir", "local_files_only")
 
@@ -26,28 +29,43 @@ def save_checkpoint(
     plan: Mapping[str, Any],
     card: str,
     without_bias: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Write a compressed model so that ``from_pretrained`` loads it; the folder is there whole or not at all.
 
     :param model: a model whose matrices named in ``plan["ranks"]`` are low-rank. :param tokenizer: its tokenizer or
-        processor. :param card: the text of README.md. :param options: passed on to ``model.save_pretrained``, for
-        instance ``max_shard_size``.
+        processor. :param card: the text of README.md. :param overwrite: whether a folder that is there, with all
+        that it holds, is replaced. :param options: passed on to ``model.save_pretrained``, for instance
+        ``max_shard_size``.
+    :raises ConfigError: where the folder is there and not empty.
+    :raises WriteError: where the disk takes no more.
     """
     mark(model, low_rank_config(model, plan["ranks"], without_bias=without_bias))
-    save_loaded(model, tokenizer, folder, plan=plan, card=card, **options)
+    save_loaded(model, tokenizer, folder, plan=plan, card=card, overwrite=overwrite, **options)
 
 
 def save_loaded(
-    model: Any, tokenizer: Any, folder: Path, *, plan: Mapping[str, Any] | None, card: str, **options: Any
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    plan: Mapping[str, Any] | None,
+    card: str,
+    overwrite: bool = False,
+    **options: Any,
 ) -> None:
     """Write a model as ``from_pretrained`` gave it, dense or compressed; the folder is there whole or not at all.
 
-    :param plan: of a compressed one, where it is known.
+    :param plan: of a compressed one, where it is known. The other parameters are those of :func:`save_checkpoint`.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
+    for place in (folder, temporary):
+        if not overwrite and (place.is_file() or (place.is_dir() and any(place.iterdir()))):
+            raise ConfigError(f"{place}: is there already; remove it, choose another folder, or give overwrite=True")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
+        temporary.mkdir(parents=True)
         model.save_pretrained(temporary, **options)
         tokenizer.save_pretrained(temporary)
         if plan is not None:
@@ -55,8 +73,31 @@ def save_loaded(
         (temporary / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+    except Exception as error:
+        reason = disk_trouble(error)
+        if reason is None:
+            raise
+        raise WriteError(f"{folder}: the checkpoint cannot be written ({reason})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_saveable(model: Any, tokenizer: Any) -> None:
+    """Save all of a checkpoint but its weights and throw it away: what cannot be saved shows before the long work.
+
+    :raises ConfigError: for a generation config, a tokenizer or a processor that transformers refuses to write.
+    """
+    with tempfile.TemporaryDirectory(prefix="lillama-") as folder:
+        try:
+            model.config.save_pretrained(folder)
+            if getattr(model, "generation_config", None) is not None:
+                model.generation_config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # noqa: BLE001 - each part checks itself in its own way
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"model: a checkpoint of it cannot be saved ({reason}); mend its files, or set save_checkpoint=false"
+            ) from None
 
 
 def load_checkpoint(
@@ -68,30 +109,21 @@ def load_checkpoint(
     :param quantization_config: a stock quantizer for the factors (``TorchAoConfig``, ``BitsAndBytesConfig``);
         transformers' own ``from_pretrained`` takes none beside the low-rank format.
     :param options: passed on to ``from_pretrained``.
-    :raises ValueError: where a weight is missing, unknown or of another shape: never a randomly filled one.
+    :raises ConfigError: (a ValueError) for a folder that is no whole compressed checkpoint; it names what is damaged, a
+        weight that is missing, unknown, of another shape, NaN or infinite: never a randomly filled one.
     """
     register()
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
-    config = AutoConfig.from_pretrained(folder, **hub)
-    if quantization_config is not None:
-        if "stock" in config.quantization_config:
-            raise ValueError(f"{folder}: its factors are quantized already")
-        config.quantization_config |= {"stock": quantization_config}
-    auto = auto or AUTO_CLASSES[task_of_architecture(config)]
-    saved_as = config.architectures
-    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = auto.from_pretrained(folder, config=config, **strict, **options)
-    own = type(model).__name__ in (saved_as or [type(model).__name__])
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = {kind: [key for key in sorted(map(str, report[kind])) if own or _in_a_block(key)] for kind in kinds}
-    if any(wrong.values()):
-        raise ValueError(f"{folder}: the weights do not fit the model: {wrong}")
-    return model.eval()
-
-
-def _in_a_block(key: str) -> bool:
-    """Whether a weight is a block's; a model of another class than the saved one may have another head, or none."""
-    return any(part.isdigit() for part in key.split("."))
+    with unreadable(f"{folder}: cannot be loaded"):
+        config = AutoConfig.from_pretrained(folder, **hub)
+        if quantization_of(config) != METHOD:
+            raise ConfigError("holds no compressed model: its config.json names no ranks")
+        if quantization_config is not None:
+            if "stock" in config.quantization_config:
+                raise ConfigError("its factors are quantized already")
+            config.quantization_config |= {"stock": quantization_config}
+        chosen = auto or AUTO_CLASSES[task_of_architecture(config)]
+        return load_whole(chosen, str(folder), part=auto is not None, config=config, **options).eval()
 
 
 def check_space(folder: Path, parameters: int, dtype: torch.dtype) -> None:

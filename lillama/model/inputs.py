@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lillama.model.limits import vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ def model_inputs(model: Any, batch: Batch) -> ModelInputs:
 
     A decoder or an encoder alone reads the tokens. An encoder-decoder for text reads the first half of every sequence
     and continues it with the second, so plain text calibrates both sides; one for speech hears the features and says
-    the tokens.
+    the tokens. What is masked may be any number: a tokenizer's padding is not always one of the model's tokens.
     """
+    batch = _known(model, batch)
     if batch.features is not None:
         ids, mask = _without_start(model, batch.ids, batch.mask)
         said = {"decoder_input_ids": _shifted(model, ids), "use_cache": False}
@@ -64,6 +67,13 @@ def model_inputs(model: Any, batch: Batch) -> ModelInputs:
     attention = None if batch.mask is None else batch.mask.long()
     cache = {"use_cache": False} if _takes_use_cache(model) else {}
     return ModelInputs({"input_ids": batch.ids, "attention_mask": attention, **cache}, (batch.mask,))
+
+
+def _known(model: Any, batch: Batch) -> Batch:
+    """The batch with masked ids that the model has an embedding for; those that it has stay what they are."""
+    if batch.mask is None:
+        return batch
+    return replace(batch, ids=torch.where(batch.mask, batch.ids, batch.ids.clamp(max=vocabulary(model) - 1)))
 
 
 def _takes_use_cache(model: Any) -> bool:

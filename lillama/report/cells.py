@@ -1,17 +1,19 @@
 """The cells of a sweep: those that its ``multirun.yaml`` promises, and what became of each."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 
 from lillama.cells import cell_name
-from lillama.compose import set_up, sweep_cells
-from lillama.results import MISSING, read_result
+from lillama.compose import sweep_cells
+from lillama.report.promise import promise
+from lillama.results import FILE, MISSING, read_result
+from lillama.terminal import show
+
+DAMAGED = "DAMAGED"  # a results.json that cannot be read, or lacks what a result has
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,34 +26,36 @@ class Cell:
 
     @property
     def status(self) -> str:
-        """``done``, or FAILED, INTERRUPTED, RUNNING, MISSING."""
-        status = MISSING if self.result is None else str(self.result["status"])
+        """``done``, or FAILED, INTERRUPTED, RUNNING, DAMAGED, MISSING."""
+        if self.result is None:
+            return DAMAGED if (self.folder / FILE).is_file() else MISSING
+        status = str(self.result["status"])
         return status if status == "done" else status.upper()
 
 
 def cells(folder: Path) -> list[Cell]:
     """The cells of a sweep's folder: those that its ``multirun.yaml`` promises, then any others that are there."""
-    promised = [(folder / cell_name(overrides), _as_dict(overrides)) for overrides in promised_overrides(folder)]
+    promised = [(folder / cell_name(own, folder), _as_dict(own)) for own in promised_overrides(folder)]
     names = {path for path, _ in promised}
     found = [Cell(path, overrides, read_result(path)) for path, overrides in promised]
     for path in sorted(file.parent for file in folder.rglob("results.json") if file.parent not in names):
         result = read_result(path)
-        if result is not None:
-            found.append(Cell(path, _as_dict(result["overrides"]) or {"folder": path.name}, result))
+        overrides = _as_dict(result["overrides"]) if result is not None else {}
+        found.append(Cell(path, overrides or {"folder": path.name}, result))
     return found
 
 
 def promised_overrides(folder: Path) -> list[list[str]]:
-    """The overrides of every cell of the last sweep in a folder; none where there was no sweep."""
+    """The overrides of every cell of the last sweep in a folder; none where there was no sweep.
+
+    :raises ConfigError: for a ``multirun.yaml`` that cannot be read.
+    """
     file = folder / "multirun.yaml"
     if not file.is_file():
         return []
-    set_up()
-    whole = OmegaConf.load(file)
-    assert isinstance(whole, DictConfig)
-    whole.scale = whole.hydra.runtime.choices.get("scale")  # an experiment's own default too
+    said = promise(file)
     try:
-        return sweep_cells(whole, list(whole.hydra.overrides.task))
+        return sweep_cells(said.params, said.task)
     except HydraException:  # a glob can only be expanded by the sweep itself
         return []
 
@@ -70,10 +74,11 @@ def tell_open_cells(found: Sequence[Cell]) -> int:
     """Name the cells that are not done, each with its reason; the exit status, 1 where there are any."""
     left = [cell for cell in found if cell.status != "done"]
     if left:
-        print(f"\n{len(left)} of {len(found)} cells are not done:", file=sys.stderr)
+        show(f"\n{len(left)} of {len(found)} cells are not done:", error=True)
     for cell in left:
-        reason = (cell.result or {}).get("error") or "start the same sweep again to run it"
-        print(f"  {cell.folder.name}: {cell.status}: {reason}", file=sys.stderr)
+        again = f"mend or remove its {FILE}" if cell.status == DAMAGED else "start the same sweep again to run it"
+        reason = (cell.result or {}).get("error") or again
+        show(f"  {cell.folder.name}: {cell.status}: {reason}", error=True)
     return 1 if left else 0
 
 

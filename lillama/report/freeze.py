@@ -14,6 +14,7 @@ from lillama.compose import SCALE, experiment_sweep
 from lillama.errors import ConfigError
 from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_cells
 from lillama.results import write_json
+from lillama.terminal import show
 
 
 def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RESULTS) -> list[Path]:
@@ -60,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in options.names:
             for file in freeze(name, options.scale, outputs=options.outputs):
-                print(file)
+                show(file)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", error=True)
         return 2
     return 0
 

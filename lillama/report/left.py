@@ -1,11 +1,11 @@
 """What is not done yet of some tables, told on stderr with the command that does it."""
 
-import sys
 from collections.abc import Sequence
 
 from lillama.report.entries import PAPER_ONLY, Entry, Table
 from lillama.report.experiment import Found
 from lillama.report.notes import cell_of
+from lillama.terminal import show
 
 
 def tell_left(found: Found, tables: Sequence[Table]) -> int:
@@ -14,10 +14,10 @@ def tell_left(found: Found, tables: Sequence[Table]) -> int:
     if not entries:
         return 0
     every = sum(entry.status != PAPER_ONLY for table in tables for entry in table.entries)
-    print(f"\n{len(entries)} of {every} entries are not measured:", file=sys.stderr)
+    show(f"\n{len(entries)} of {every} entries are not measured:", error=True)
     for cell, reason in dict.fromkeys((cell_of(entry.source), _reason(entry)) for entry in entries):
-        print(f"  {cell}: {reason}", file=sys.stderr)
-    print(f"run them: {found.command}", file=sys.stderr)
+        show(f"  {cell}: {reason}", error=True)
+    show(f"run them: {found.command}", error=True)
     return 1
 
 

@@ -8,7 +8,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .lillama_experts import LowRankExperts
+from .lillama_checks import DAMAGED, check_fit, check_ranks, is_count
+from .lillama_experts import LowRankExperts, expert_matrices, is_fused_experts
 from .lillama_modules import ORDER, LowRankEmbedding, LowRankLinear
 from .lillama_pivoted import PivotedEmbedding, PivotedLinear
 
@@ -25,7 +26,8 @@ class LowRankConfig(QuantizationConfigMixin):
     :param factors: how all of them are stored, ``plain`` (as in every older format) or ``pivoted``.
     :param stock: the configuration of a stock quantizer that the factors went through; a dictionary where they are
         already stored so.
-    :raises ValueError: for a checkpoint of a newer format, or of factors that are stored in an unknown way.
+    :raises ValueError: for a checkpoint of a newer format, of factors that are stored in an unknown way, or a damaged
+        entry.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class LowRankConfig(QuantizationConfigMixin):
         format_version: int = FORMAT_VERSION,
         **_: Any,
     ) -> None:
+        if not is_count(format_version):
+            raise ValueError(f"{DAMAGED}: format_version is {format_version!r:.80}")
         if format_version > FORMAT_VERSION:
             raise ValueError(
                 f"this checkpoint has format_version {format_version}; this lillama reads up to {FORMAT_VERSION}:"
@@ -49,9 +53,17 @@ class LowRankConfig(QuantizationConfigMixin):
             raise ValueError(f"this checkpoint has factors {factors!r}, which are neither {PLAIN} nor {PIVOTED}")
         self.quant_method: Any = METHOD
         self.format_version = format_version
-        self.linear = dict(linear or {})
-        self.embedding = dict(embedding or {})
-        self.experts = {module: dict(ranks) for module, ranks in (experts or {}).items()}
+        self.linear = check_ranks("linear", {} if linear is None else linear)
+        self.embedding = check_ranks("embedding", {} if embedding is None else embedding)
+        if not isinstance(experts, Mapping | None):
+            raise ValueError(f"{DAMAGED}: experts must map modules to ranks by parameter, and is {experts!r:.80}")
+        self.experts = {module: check_ranks(f"experts.{module}", ranks) for module, ranks in (experts or {}).items()}
+        if not isinstance(without_bias, bool):
+            raise ValueError(f"{DAMAGED}: without_bias must be true or false, and is {without_bias!r:.80}")
+        if not isinstance(stock, QuantizationConfigMixin | None) and not (
+            isinstance(stock, dict) and isinstance(stock.get("quant_method"), str)
+        ):
+            raise ValueError(f"{DAMAGED}: stock is no quantizer's configuration ({stock!r:.80})")
         self.without_bias = without_bias
         self.factors = factors
         self.stock = stock
@@ -80,21 +92,22 @@ class LowRankConfig(QuantizationConfigMixin):
 def install(model: Any, config: LowRankConfig) -> list[str]:
     """Put empty low-rank modules into a dense model, in place; returns their names in this model.
 
-    :raises LookupError: for a module that the model does not have; a base model may lack the head.
+    :raises ValueError: for a module that the model does not have, or of another kind; a base model may lack the head.
     """
     installed = []
     for name, rank in config.linear.items():
         if (place := local_name(model, name)) is not None:
+            bias = not config.without_bias
             dense = model.get_submodule(place)
-            put(model, place, empty_linear(dense, rank, bias=not config.without_bias, pivoted=config.pivoted))
+            put(model, place, empty_linear(dense, rank, bias=bias, pivoted=config.pivoted, name=place))
             installed.append(place)
     for name, rank in config.embedding.items():
         if (place := local_name(model, name)) is not None:
-            put(model, place, empty_embedding(model.get_submodule(place), rank, pivoted=config.pivoted))
+            put(model, place, empty_embedding(model.get_submodule(place), rank, pivoted=config.pivoted, name=place))
             installed += [place, *tie_head(model, place)]
     for name, ranks in config.experts.items():
         if (place := local_name(model, name)) is not None:
-            put(model, place, LowRankExperts(model.get_submodule(place), ranks, pivoted=config.pivoted))
+            put(model, place, empty_experts(model.get_submodule(place), ranks, place, pivoted=config.pivoted))
             installed.append(place)
     return installed
 
@@ -102,7 +115,7 @@ def install(model: Any, config: LowRankConfig) -> list[str]:
 def local_name(model: Any, name: str) -> str | None:
     """A saved module's name in this model; None where the model goes without a head, or without the whole stack.
 
-    :raises LookupError: for a module that is not there and should be.
+    :raises ValueError: for a module that is not there and should be.
     """
     place = _found(model, name)
     if place is not None:
@@ -114,7 +127,7 @@ def local_name(model: Any, name: str) -> str | None:
     else:  # an encoder alone has no decoder at all
         lacking = _found(model, ".".join(parts[:number])) is None
     if not lacking:
-        raise LookupError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
+        raise ValueError(f"the checkpoint compresses {name}, which {type(model).__name__} does not have")
     return None
 
 
@@ -136,29 +149,47 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def empty_linear(dense: Any, rank: int, *, bias: bool = True, pivoted: bool = False) -> LowRankLinear:
+def empty_linear(
+    dense: Any, rank: int, *, bias: bool = True, pivoted: bool = False, name: str = "the matrix"
+) -> LowRankLinear:
     """A low-rank linear in the shape of a Linear or Conv1D, its weights yet to be filled.
 
-    :raises LookupError: for a module of another kind.
+    :param name: what an error calls the module. :raises ValueError: for a module of another kind, or too large a rank.
     """
     if not isinstance(dense, nn.Linear | Conv1D):
-        raise LookupError(f"a {type(dense).__name__} is no linear")
+        raise ValueError(f"{name}: a {type(dense).__name__} is no linear")
+    check_fit(name, rank, dense.weight.shape)
     in_features, out_features = dense.weight.shape if isinstance(dense, Conv1D) else dense.weight.shape[::-1]
     place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
     kind = PivotedLinear if pivoted else LowRankLinear
     return kind(in_features, out_features, rank, bias=bias and dense.bias is not None, **place)
 
 
-def empty_embedding(dense: Any, rank: int, *, pivoted: bool = False) -> LowRankEmbedding:
+def empty_embedding(dense: Any, rank: int, *, pivoted: bool = False, name: str = "the matrix") -> LowRankEmbedding:
     """A low-rank embedding in the shape of a dense one.
 
-    :raises LookupError: for a module of another kind; embeddings that scale what they give are among those.
+    :param name: what an error calls the module.
+    :raises ValueError: for a module of another kind (embeddings that scale what they give are), or too large a rank.
     """
     if type(dense) is not nn.Embedding:
-        raise LookupError(f"a {type(dense).__name__} is no plain embedding")
+        raise ValueError(f"{name}: a {type(dense).__name__} is no plain embedding")
+    check_fit(name, rank, dense.weight.shape)
     place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
     kind = PivotedEmbedding if pivoted else LowRankEmbedding
     return kind(dense.num_embeddings, dense.embedding_dim, rank, padding_idx=dense.padding_idx, **place)
+
+
+def empty_experts(dense: Any, ranks: Mapping[str, int], name: str, *, pivoted: bool = False) -> LowRankExperts:
+    """Low-rank experts in the shape of fused ones, their factors yet to be filled.
+
+    :raises ValueError: for a module of another kind, a parameter that it does not have, or too large a rank.
+    """
+    fused = dict(dense.named_parameters(recurse=False)) if is_fused_experts(dense) else {}
+    for parameter, rank in ranks.items():
+        if parameter not in fused or fused[parameter].dim() != 3:
+            raise ValueError(f"{name}: a {type(dense).__name__} has no fused experts {parameter}")
+        check_fit(f"{name}.{parameter}", rank, expert_matrices(dense, parameter).shape[1:])
+    return LowRankExperts(dense, ranks, pivoted=pivoted)
 
 
 def tied_head(model: Any, embedding: str) -> str | None:

@@ -15,7 +15,6 @@ from types import MethodType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -28,11 +27,12 @@ from transformers.quantizers.auto import (
 )
 from transformers.quantizers.base import HfQuantizer
 
+from .lillama_checks import check_files, check_finite, check_groups
 from .lillama_format import METHOD, LowRankConfig, install, merge, note_tie, share_orders, tied_head
 
 # A checkpoint carries these beside its weights; transformers follows their relative imports.
 RUNTIME_FILES = (
-    *("lillama_modules.py", "lillama_pivoted.py", "lillama_experts.py"),
+    *("lillama_modules.py", "lillama_pivoted.py", "lillama_experts.py", "lillama_checks.py"),
     *("lillama_format.py", "lillama_plugin.py"),
 )
 
@@ -57,6 +57,8 @@ class LowRankQuantizer(HfQuantizer):
         self, model: Any, checkpoint_files: list[str] | None = None, **options: Any
     ) -> None:
         check_files(checkpoint_files or [])
+        if self.stock is not None and not self.stock.pre_quantized:
+            check_groups(self.quantization_config.linear, self.stock.quantization_config)
         names = install(model, self.quantization_config)
         ignore_on_load(model, self.quantization_config.guards)
         refuse_missing(model, names)
@@ -65,6 +67,7 @@ class LowRankQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
         del model._move_missing_keys_from_meta_to_device
+        check_finite(model)
         share_orders(model, self.quantization_config)
         keep_format(model, self)
         if self.stock is not None:
@@ -138,16 +141,6 @@ for _name in (
     setattr(LowRankQuantizer, _name, _delegated(_name))
 
 
-def check_files(files: Iterable[str]) -> None:
-    """Raise a ValueError that names a weight file which is cut short or no safetensors file."""
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
-
-
 def ignore_on_load(model: Any, guards: Iterable[str]) -> None:
     """The guard tensors are no weights."""
     known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or set()
@@ -156,13 +149,23 @@ def ignore_on_load(model: Any, guards: Iterable[str]) -> None:
 
 
 def refuse_missing(model: Any, names: list[str]) -> None:
-    """Make loading raise where the checkpoint lacks a factor: transformers would fill it with random numbers."""
+    """Make loading raise where the checkpoint lacks a weight: transformers would fill it with random numbers.
+
+    Of a model of another class than the saved one, what lies outside of the blocks may be new: another task's head.
+    """
     inside = tuple(f"{name}." for name in names)
+    own = type(model).__name__ in (model.config.architectures or ())
+    allowed = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_missing", None) or ["(?!)"]))
+
+    def needed(key: str) -> bool:
+        in_block = any(part.isdigit() for part in key.split("."))
+        return key.startswith(inside) or ((own or in_block) and not allowed.search(key))
 
     def check(self: Any, missing: Any, *rest: Any) -> None:
-        lost = sorted(key for key in missing - self.all_tied_weights_keys.keys() if key.startswith(inside))
+        lost = sorted(key for key in missing - self.all_tied_weights_keys.keys() if needed(key))
         if lost:
-            raise ValueError(f"the checkpoint lacks {len(lost)} weights of its low-rank modules: {', '.join(lost[:5])}")
+            said = "lacks, or holds in another shape,"
+            raise ValueError(f"the checkpoint {said} {len(lost)} weights of the model: {', '.join(lost[:5])}")
         type(self)._move_missing_keys_from_meta_to_device(self, missing, *rest)
 
     model._move_missing_keys_from_meta_to_device = MethodType(check, model)

@@ -61,6 +61,8 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
     if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
         shape = replace(shape, targets=shape.every or shape.targets)
     shape = shape.within(config.scope)
+    if not shape.targets and shape.every:
+        raise ConfigError("model.targets: include and exclude leave no matrix that could be compressed")
     if not shape.targets:
         raise ConfigError("model: its blocks hold no linear that could be compressed")
     target = target_parameters(shape, config)

@@ -83,7 +83,7 @@ class RankPlan:
     def from_dict(cls, values: Mapping[str, Any]) -> "RankPlan":
         """The plan whose :meth:`as_dict` this is; older ones say nothing of how factors are stored: plain."""
         return cls(
-            ranks=dict(values["ranks"]),
+            ranks=whole_ranks(values["ranks"]),
             dense_parameters=values["dense_parameters"],
             parameters=values["parameters"],
             blocks=tuple(values["block_indices"]),
@@ -106,6 +106,17 @@ def out_of_reach(shape: ModelShape, target: int, smallest: int, config: Strategy
     return ConfigError(f"strategy.reduction={asked:.4g}: out of reach {why}; the largest possible is {reach:.1%}")
 
 
+def whole_ranks(ranks: Mapping[str, Any]) -> dict[str, int]:
+    """Ranks by name, as a file has them.
+
+    :raises ValueError: for a rank that is no integer.
+    """
+    for name, rank in ranks.items():
+        if type(rank) is not int:
+            raise ValueError(f"the rank of {name} is {rank!r}, no integer")
+    return dict(ranks)
+
+
 def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
     """The ranks of a saved ``plan.json``; the budget is the plan's own.
 
@@ -116,8 +127,8 @@ def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[st
     try:
         values = json.loads(Path(config.file).read_text())
         made = values.get("factors", FactorForm.plain.name)
-        ranks = {str(name): int(rank) for name, rank in values["ranks"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        ranks = whole_ranks(values["ranks"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"strategy.file={config.file}: not a readable plan.json with `ranks` ({error})") from None
     if made != shape.form.name:
         raise ConfigError(f"strategy.file={config.file}: is a plan of factors={made}, not {shape.form.name}; give that")

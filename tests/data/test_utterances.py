@@ -95,6 +95,46 @@ def test_librispeechs_layout(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_listings_in_other_forms_and_unicode_encodings(encoding, folder, tmp_path):
+    rows = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.txt").write_text("about these clips")
+    (folder / "metadata.jsonl").write_text(rows.replace("a third", "a third\u2028and more"), encoding=encoding)
+    texts = [clip.text for clip in read_speech(of_folder(folder), PROCESSOR)]
+    assert texts == [*SENTENCES[:2], "a third\u2028and more"]
+    (folder / "metadata.jsonl").write_text(rows.replace("a third", "half \\ud83d"))
+    assert read_speech(of_folder(folder), PROCESSOR)[2].text == "half \ufffd"
+    (folder / "metadata.csv").write_text("file_name,text\n0.wav,of the table\n")
+    with pytest.raises(ConfigError, match=r"several listings \(metadata\.csv, metadata\.jsonl\)"):
+        read_speech(of_folder(folder), PROCESSOR)
+    (folder / "metadata.jsonl").unlink()
+    assert [clip.text for clip in read_speech(of_folder(folder), PROCESSOR)] == ["of the table"]
+    spoken = tmp_path / "spoken"
+    spoken.mkdir()
+    soundfile.write(spoken / "1.flac", tone(1), RATE)
+    (spoken / "a.trans.txt").write_text("1 A TONE\x85SAID\n\n", encoding=encoding)
+    assert [clip.text for clip in read_speech(of_folder(spoken), PROCESSOR)] == ["A TONE\x85SAID"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"file_name": "0.wav", "text": "caf\xe9"}', "line 1: cannot be read, it is not UTF-8"),
+        (b'{"file_name": "0.wav", "text": "\0"}', "line 1: holds NUL bytes"),
+        (b'{"file_name": "a\\u0000b.wav", "text": "x"}', "line 1: file_name must name a file in the folder"),
+        (b'{"file_name": "/etc/passwd", "text": "x"}', "line 1: file_name must name a file in the folder"),
+        (b'{"file_name": "../0.wav", "text": "x"}', "line 1: file_name must name a file in the folder"),
+        (b'{"file_name": "0.wav", "text": null}', "line 1: needs file_name and a transcript"),
+        (b"[1]", "line 1: needs file_name and a transcript"),
+        (b"{broken", "line 1: not JSON"),
+    ],
+)
+def test_a_line_of_a_listing_that_cannot_be_read_is_named(line, message, folder):
+    (folder / "metadata.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ConfigError, match=rf"^evaluate\.wer\.path=.*metadata\.jsonl: {message}"):
+        read_speech(of_folder(folder), PROCESSOR)
+
+
 def test_the_first_clips_and_another_column(folder, tmp_path):
     (clip,) = read_speech(of_folder(folder, max_clips=1, transcript="loud"), PROCESSOR)
     assert clip.text == "ONE TONE"

@@ -30,6 +30,7 @@ from lillama.errors import ConfigError, DivergedError, Preempted, SnapshotError
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
 from lillama.preempt import Preemption, listening
+from lillama.provenance import digest
 from tests.conftest import random_tokens
 from tests.distill.test_joint import RANKS, loss_of
 from tests.model.test_student import student_of
@@ -190,6 +191,39 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(three, damage, caplo
     assert "step-00000003 is damaged" in caplog.text
     damage(three / "snapshots" / "step-00000002" / "block_001.pt")
     assert snapshots(three).latest() is None
+
+
+def resealed(folder, change):
+    """A manifest changed by somebody who knows how it is sealed."""
+    file = folder / "manifest.json"
+    manifest = change(json.loads(file.read_text())["manifest"])
+    file.write_text(json.dumps({"manifest": manifest, "sha256": digest(manifest)}))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "{}", '{"manifest": 3}', '{"manifest": {}, "sha256": 1}'])
+def test_a_manifest_of_another_shape_is_a_damaged_one(three, text):
+    (three / "snapshots" / "step-00000003" / "manifest.json").write_text(text)
+    assert snapshots(three).latest().position == {"step": 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            lambda held, key=key: {name: held[name] for name in held if name != key}
+            for key in ("position", "note", "key")
+        ),
+        lambda held: held | {"files": ["block_001.pt"]},
+        lambda held: held | {"files": {}},
+        lambda held: held | {"position": []},
+        lambda held: held | {"note": {"tokens": "many"}},
+        lambda held: held | {"note": {}},
+        lambda held: [held],
+    ],
+)
+def test_a_sealed_manifest_of_another_shape_is_a_damaged_one_too(three, change):
+    resealed(three / "snapshots" / "step-00000003", change)
+    assert snapshots(three, check=lambda note: note["tokens"] + 1).latest().position == {"step": 2}
 
 
 def test_those_of_another_run_are_neither_taken_nor_removed(three):

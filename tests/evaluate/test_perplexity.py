@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from lillama.config import PerplexityConfig, Source
+from lillama.config import InvalidRows, PerplexityConfig, Source
 from lillama.errors import ConfigError, DivergedError
 from lillama.evaluate.perplexity import measured_text, perplexity
+from lillama.model.load import byte_tokenizer
 
 IDS = torch.randint(4, 260, (75,), generator=torch.Generator().manual_seed(0))
 
@@ -88,6 +89,35 @@ def test_rows_are_joined_by_blank_lines_and_cut(tokenizer, tmp_path):
     file.write_text('{"text": "ab\\n"}\n{"text": ""}\n{"text": "cd"}\n')
     assert tokenizer.decode(measured_text(config(file), tokenizer).ids) == "ab\n\n\n\n\ncd"
     assert tokenizer.decode(measured_text(config(file, max_tokens=2), tokenizer).ids) == "ab"
+
+
+def test_of_a_long_text_only_the_beginning_is_encoded_with_the_same_tokens(tmp_path):
+    given = []
+
+    class Counting:
+        is_fast = True
+
+        def __call__(self, text, **options):
+            given.append(len(text))
+            return byte_tokenizer()(text, **options)
+
+    file = tmp_path / "text.txt"
+    file.write_text("abc defg " * 9999)
+    cut = measured_text(config(file, max_tokens=30), Counting())
+    assert byte_tokenizer().decode(cut.ids) == ("abc defg " * 4)[:30]
+    assert (len(cut), cut.bytes) == (30, 30)
+    assert max(given) < 2000
+
+
+def test_invalid_rows_of_a_measured_text_are_refused_or_skipped_and_counted(tokenizer, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "ab"}\n{"text": null}\n{"text": "c\\ud83d"}\n')
+    with pytest.raises(ConfigError, match=r"evaluate\.perplexity\.path=.*line 2: needs text"):
+        measured_text(config(file), tokenizer)
+    text = measured_text(config(file, invalid_rows=InvalidRows.skip), tokenizer)
+    assert tokenizer.decode(text.ids) == "ab\n\nc\ufffd"
+    assert text.counts.as_dict() == {"skipped_rows": 1, "replaced_characters": 1}
+    assert text.bytes == len("ab\n\nc\ufffd".encode())
 
 
 def test_a_text_of_one_token_is_refused(tokenizer, tmp_path):

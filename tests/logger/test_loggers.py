@@ -70,3 +70,52 @@ def test_wandb_goes_on_with_the_same_run(tmp_path):
     after = make_logger(LoggerConfig(kind=LoggerKind.wandb, mode="offline"), tmp_path, **settings)
     assert after.state() == state
     after.finish({})
+
+
+def test_csv_goes_on_with_a_run_that_had_another_logger(tmp_path):
+    """The logger does not belong to what a run is: it may be another one after a break."""
+    settings = {"group": "sweep", "settings": {}, "resume": {"tokens": 20, "id": "a"}}
+    after = make_logger(LoggerConfig(kind=LoggerKind.csv), tmp_path, **settings)
+    after.log({"loss": 31.0}, tokens=30)
+    after.finish({})
+    assert (tmp_path / "metrics.csv").read_text().split() == ["tokens,metric,value", "30,loss,31.0"]
+
+
+@pytest.mark.parametrize("named", ["WANDB_MODE", "logger.mode"])
+def test_wandb_asked_to_be_online_without_a_key_is_offline_and_says_so(named, tmp_path, monkeypatch, caplog):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    logger = logger_of(LoggerKind.wandb, tmp_path, mode="online" if named == "logger.mode" else None)
+    assert logger._run.settings._offline
+    assert "logged offline" in caplog.text
+    assert "wandb login" in caplog.text
+    logger.finish({})
+
+
+def test_wandb_whose_server_does_not_answer_is_offline_and_one_that_cannot_write_is_silent(
+    tmp_path, monkeypatch, caplog
+):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    begun, broken = [], {"online"}
+    plain = wandb.init
+
+    def init(*, mode, **options):
+        begun.append(mode)
+        if mode in broken:
+            raise wandb.errors.CommError("no route to host")
+        return plain(mode=mode, **options)
+
+    monkeypatch.setattr(wandb, "init", init)
+    logger_of(LoggerKind.wandb, tmp_path).finish({})
+    assert begun == ["online", "offline"]
+    assert "logged offline, `wandb sync` sends it later (no route to host)" in caplog.text
+    broken.add("offline")
+    silent = logger_of(LoggerKind.wandb, tmp_path)
+    silent.log({"loss": 1.0}, tokens=1)
+    silent.finish({})
+    assert begun[2:] == ["online", "offline", "disabled"]
+    assert "nothing is logged" in caplog.text

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import Dtype
-from lillama.errors import ConfigError
-from lillama.model.checkpoint import check_space
+from lillama.errors import ConfigError, WriteError
+from lillama.model.checkpoint import check_saveable, check_space
 from lillama.model.load import load_model
 from tests.model.test_student import IDS, student_of
 
@@ -95,7 +95,7 @@ def test_an_older_format_is_read(saved):
 def test_an_unknown_module_is_named(saved):
     _, folder = saved
     _edit_config(folder, linear={**RANKS, "model.layers.0.nowhere": 3})
-    with pytest.raises(LookupError, match=r"model\.layers\.0\.nowhere"):
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.nowhere"):
         load_checkpoint(folder)
 
 
@@ -131,7 +131,7 @@ def test_a_truncated_file_is_named(saved, way):
 def test_a_module_of_another_kind_is_refused(saved):
     _, folder = saved
     _edit_config(folder, linear={**RANKS, "model.layers.0.input_layernorm": 3})
-    with pytest.raises(LookupError, match="LlamaRMSNorm is no linear"):
+    with pytest.raises(ValueError, match=r"model\.layers\.0\.input_layernorm: a LlamaRMSNorm is no linear"):
         load_checkpoint(folder)
 
 
@@ -139,3 +139,39 @@ def test_a_full_disk_is_noticed_before_anything_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match="GB are free"):
         check_space(tmp_path, 10**18, torch.float32)
     check_space(tmp_path, 10, torch.float32)
+
+
+def test_a_folder_with_something_in_it_is_replaced_only_when_asked(saved, tokenizer, tmp_path):
+    model, _ = saved
+    own = tmp_path / "models"
+    own.mkdir()
+    save_checkpoint(model, tokenizer, own, plan={"ranks": RANKS}, card="#")  # an empty one is as good as none
+    (own / "notes.txt").write_text("own")
+    (tmp_path / ".other.partial").mkdir()
+    (tmp_path / ".other.partial" / "own.txt").write_text("own")
+    for place in (own, tmp_path / "other"):
+        with pytest.raises(ConfigError, match="is there already"):
+            save_checkpoint(model, tokenizer, place, plan={"ranks": RANKS}, card="#")
+    assert (own / "notes.txt").read_text() == (tmp_path / ".other.partial" / "own.txt").read_text() == "own"
+    save_checkpoint(model, tokenizer, own, plan={"ranks": RANKS}, card="#", overwrite=True)
+    assert not (own / "notes.txt").exists()
+
+
+def test_a_disk_that_is_full_is_a_write_error_and_leaves_nothing(saved, tokenizer, tmp_path, monkeypatch):
+    model, _ = saved
+
+    def full(*_, **__):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(WriteError, match="the checkpoint cannot be written"):
+        save_checkpoint(model, tokenizer, tmp_path / "x", plan={"ranks": RANKS}, card="#")
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_what_cannot_be_saved_shows_before_the_work(tiny_model, tokenizer):
+    check_saveable(tiny_model, tokenizer)
+    tiny_model.generation_config.temperature = 0.5  # and no sampling: transformers refuses to save that
+    tiny_model.generation_config.do_sample = False
+    with pytest.raises(ConfigError, match="model: a checkpoint of it cannot be saved"):
+        check_saveable(tiny_model, tokenizer)

@@ -10,21 +10,33 @@ import torch
 from safetensors.torch import load_file
 
 from lillama.config import DistillConfig, FactorForm, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
-from lillama.data.tokens import TokenBlocks
 from lillama.distill.batch import Lesson, learn_batch, make_learners
 from lillama.init import start_factors
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
-from lillama.model.inputs import Batch, model_inputs
+from lillama.model.inputs import model_inputs
 from lillama.model.load import byte_tokenizer
 from lillama.model.student import Student
 from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
-from tests.families import FAMILIES, batch_for, tiny
+from tests.checkpoints import stored_parameters
+from tests.families import FAMILIES, FixedBatch, batch_for, tiny
 from tests.model.test_student import student_of
 
-WITH_ENDS = ["llama", "opt", "gpt2", "gpt_neox", "falcon", "mixtral", "qwen3_moe", "mamba", "jamba", "modernbert"]
+WITH_ENDS = [
+    "llama",
+    "opt",
+    "gpt2",
+    "gpt_neox",
+    "falcon",
+    "mixtral",
+    "qwen3_moe",
+    "mamba",
+    "jamba",
+    "zamba2",
+    "modernbert",
+]
 CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in WITH_ENDS]
 FORMS = [(family, ends, form) for family, ends in CASES for form in FactorForm]
 
@@ -49,22 +61,25 @@ def perturb_biases(model):
 
 
 def compressed(family, form, *, ends):
-    """A compressed model, its ranks, one batch of its inputs and its logits for them."""
+    """A compressed model, its dense shape, its ranks, one batch of its inputs and its logits for them."""
     model = tiny(family)
     perturb_biases(model)
+    shape = model_shape(model, TargetsConfig(include=["*"]) if ends else None)
     ranks = mixed_ranks(model, ends=ends)
     model = student_of(model, ranks, form).settle()
     inputs = model_inputs(model, batch_for(model)).arguments
-    return model, ranks, inputs, model(**inputs).logits
+    return model, shape, ranks, inputs, model(**inputs).logits
 
 
 @pytest.mark.parametrize(("family", "ends", "form"), FORMS, ids=str)
 @torch.no_grad()
 def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, form, tmp_path):
-    model, ranks, inputs, logits = compressed(family, form, ends=ends)
+    model, shape, ranks, inputs, logits = compressed(family, form, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#", max_shard_size="20KB")
     loaded = load_checkpoint(tmp_path / "a", attn_implementation="eager")  # raises for any key that does not fit
     torch.testing.assert_close(loaded(**inputs).logits, logits, atol=1e-5, rtol=1e-5)
+    plan = RankPlan.of(shape.factored(form), ranks)
+    assert plan.parameters == sum(p.numel() for p in loaded.parameters()) == stored_parameters(tmp_path / "a", loaded)
     own, theirs = model.state_dict(), loaded.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
@@ -73,27 +88,15 @@ def test_a_checkpoint_is_the_model_bit_for_bit(family, ends, form, tmp_path):
     assert shards > 2
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert stored(first) == planned(tiny(family), ranks, form)
-
-
-def stored(tensors):
-    """The numbers and the integers of a checkpoint's files."""
-    return [sum(t.numel() for t in tensors.values() if t.is_floating_point() is real) for real in (True, False)]
-
-
-def planned(dense, ranks, form):
-    """What a plan says of both."""
-    plan = RankPlan.of(model_shape(dense, TargetsConfig(include=["*"])).factored(form), ranks)
-    told = plan.as_dict()
-    buffers = [b for name, b in dense.named_buffers() if name in dense.state_dict()]
-    extra = [sum(b.numel() for b in buffers if b.is_floating_point() is real) for real in (True, False)]
-    return [told["parameters"] + extra[0], told["indices"]["count"] + extra[1]]
+    orders = {name: tensor for name, tensor in first.items() if name.endswith((".pivots", ".rest"))}
+    assert plan.indices == sum(tensor.numel() for tensor in orders.values())
+    assert bool(orders) == (form is FactorForm.pivoted)
 
 
 @pytest.mark.parametrize(("family", "ends", "form"), FORMS, ids=str)
 @torch.no_grad()
 def test_dequantize_gives_a_plain_dense_model(family, ends, form, tmp_path):
-    model, ranks, inputs, logits = compressed(family, form, ends=ends)
+    model, _, ranks, inputs, logits = compressed(family, form, ends=ends)
     save_checkpoint(model, byte_tokenizer(), tmp_path / "a", plan={"ranks": ranks}, card="#")
     load_checkpoint(tmp_path / "a").dequantize().save_pretrained(tmp_path / "dense")
     config = json.loads((tmp_path / "dense" / "config.json").read_text())
@@ -145,19 +148,3 @@ def test_master_weights_learn_in_a_narrow_model(family, train):
         assert any(not torch.equal(p, old) for p, old in zip(learner.parameters, before[index], strict=True))
     with student.in_place() as compressed:
         assert {p.dtype for p in compressed.parameters()} == {torch.bfloat16}
-
-
-class FixedBatch(TokenBlocks):
-    """Calibration data that is one batch."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(batch.ids.numpy(), batch.ids.new_full((len(batch.ids),), batch.ids.shape[1]).numpy())
-        object.__setattr__(self, "batch", batch)
-
-    __slots__ = ("batch",)
-
-    def head(self, tokens):
-        return self
-
-    def batches(self, size, device):
-        yield self.batch

@@ -4,9 +4,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from lillama.cache.folders import MARK
 from lillama.config import Dtype, ModelConfig, Weights
 from lillama.errors import ConfigError
 from lillama.model.load import (
+    imported_gguf,
     load_model,
     load_tokenizer,
     local_place,
@@ -90,7 +92,55 @@ def test_an_unreadable_gguf_is_told_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match="not a readable GGUF") as caught:
         meta_model(ModelConfig(name="x", path=str(file)), tmp_path)
     assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "gguf").iterdir()), "no half-written import is left"
+    assert [path.name for path in (tmp_path / "gguf").iterdir()] == [MARK], "no half-written import is left"
+
+
+@pytest.fixture
+def gguf(tmp_path, monkeypatch):
+    """A file, and an import of it that copies its bytes; how often it was imported."""
+    imports = []
+
+    def copy(file, folder, key):
+        imports.append(file)
+        (folder / "model.safetensors").write_bytes(file.read_bytes())
+
+    monkeypatch.setattr("lillama.model.load._import_gguf", copy)
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF and weights")
+    return file, imports
+
+
+def test_an_import_is_made_once_and_anew_where_its_bytes_have_changed(gguf, tmp_path, caplog):
+    file, imports = gguf
+    cache = tmp_path / "cache"
+    weights = imported_gguf(file, cache) / "model.safetensors"
+    assert imported_gguf(file, cache) == weights.parent
+    assert len(imports) == 1
+    weights.write_bytes(b"GGUF and poison!"[: len(weights.read_bytes())])
+    assert "damaged" not in caplog.text
+    assert (imported_gguf(file, cache) / "model.safetensors").read_bytes() == file.read_bytes()
+    assert "damaged (model.safetensors was changed)" in caplog.text
+    assert len(imports) == 2
+
+
+def test_an_import_of_another_file_is_not_taken(gguf, tmp_path):
+    file, _ = gguf
+    cache, other = tmp_path / "cache", tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF of another")
+    first, second = imported_gguf(file, cache), imported_gguf(other, cache)
+    first.rename(cache / "kept")
+    second.rename(first)
+    assert (imported_gguf(file, cache) / "model.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_folder_for_imports_that_is_anothers_is_named_and_left_alone(gguf, tmp_path):
+    cache = tmp_path / "cache"
+    (cache / "gguf").mkdir(parents=True)
+    (cache / "gguf" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"^cache_dir=.*not made by Lillama") as caught:
+        imported_gguf(gguf[0], cache)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (cache / "gguf").iterdir()] == ["mine.txt"]
 
 
 def test_an_empty_folder_is_told_in_one_line(tmp_path):

@@ -119,7 +119,7 @@ def test_a_process_that_keeps_no_records_takes_the_plan_that_it_is_told(spectrum
     plan = RankPlan({"w": 3}, 100, 80, (0,), 0.2)
     monkeypatch.setattr(Team, "told", lambda self, value: plan if value is None else pytest.fail("said something"))
     config = composed(*spectrum)
-    record = Record(None, None, None, main=False)
+    record = Record(None, None)
     assert agreed_plan(Job(config, record, Team(1, 2), None, None, None), None) is plan
 
 

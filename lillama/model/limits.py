@@ -1,0 +1,110 @@
+"""Read off a model how many tokens it knows and how many positions it has, from its shapes alone (meta device)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+SIDES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model has room for.
+
+    ``tokens`` is the number of ids that it knows. ``positions`` is the longest sequence of its only stack or of its
+    encoder, ``written`` that of a decoder beside an encoder; None where positions are computed and any length goes.
+    """
+
+    tokens: int
+    positions: int | None = None
+    written: int | None = None
+    two_stacks: bool = False
+
+    @property
+    def text(self) -> int | None:
+        """The longest text of calibration and perplexity: an encoder-decoder reads its first half, writes the other."""
+        if not self.two_stacks:
+            return self.positions
+        halves = [2 * self.positions] if self.positions is not None else []
+        halves += [2 * self.written + 1] if self.written is not None else []
+        return min(halves, default=None)
+
+    def least(self, other: "Limits") -> "Limits":
+        """The limits of two models that are fed with the same."""
+
+        def smaller(one: int | None, two: int | None) -> int | None:
+            return min((length for length in (one, two) if length is not None), default=None)
+
+        positions, written = smaller(self.positions, other.positions), smaller(self.written, other.written)
+        return Limits(min(self.tokens, other.tokens), positions, written, self.two_stacks)
+
+
+def model_limits(model: Any) -> Limits:
+    """The limits of a transformers model; one on the meta device will do.
+
+    A table of positions is known by its number of rows, which the configuration names: learned or fixed sines, in a
+    module or a buffer. Rows that a family leaves free at the beginning are no positions.
+    """
+    found: dict[str, list[int]] = {"": [], **{side: [] for side in SIDES}}
+    for name, rows in _tables(model):
+        side = next((side for side in SIDES if side in name.split(".")), "")
+        found[side].append(rows)
+    least = {side: min(rows, default=None) for side, rows in found.items()}
+    if not model.config.is_encoder_decoder:
+        every = [rows for rows in least.values() if rows is not None]
+        return Limits(vocabulary(model), min(every, default=None))
+    return Limits(vocabulary(model), least["encoder"], least["decoder"], two_stacks=True)
+
+
+def vocabulary(model: Any) -> int:
+    """How many token ids a model knows: the rows of its input embedding, or of a smaller head."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    sizes = [_rows(end) for end in ends if end is not None]
+    return min(size for size in sizes if size is not None)
+
+
+def _rows(module: Any) -> int | None:
+    known = (getattr(module, name, None) for name in ("num_embeddings", "out_features"))
+    found = next((size for size in known if size is not None), None)
+    weight = vars(module).get("_parameters", {}).get("weight")
+    return found if found is not None else None if weight is None else weight.shape[0]
+
+
+def _tables(model: Any) -> Iterator[tuple[str, int]]:
+    """The tables of positions by name, with how many positions each has."""
+    lengths, words = _lengths(model.config), model.get_input_embeddings()
+    tied = model.all_tied_weights_keys
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module is not words and f"{name}.weight" not in tied:
+            free = _free(module)
+            if not lengths.isdisjoint({module.num_embeddings, module.num_embeddings - free}):
+                yield name, module.num_embeddings - free
+        for own, buffer in module.named_buffers(recurse=False):
+            # Position ids, causal masks and tables of sines: each has the longest length as one of its dimensions.
+            if buffer.dim() > 1 and not lengths.isdisjoint(buffer.shape):
+                yield f"{name}.{own}", max(lengths.intersection(buffer.shape))
+        for own, value in vars(module).items():
+            if isinstance(value, Tensor) and value.dim() == 2 and value.shape[0] in lengths:
+                yield f"{name}.{own}", value.shape[0]
+
+
+def _free(table: Any) -> int:
+    """The rows at the beginning of a table that no position has: an offset, or those up to the one of padding."""
+    offset = getattr(table, "offset", None)
+    if isinstance(offset, int):
+        return offset
+    return 0 if table.padding_idx is None else table.padding_idx + 1
+
+
+def _lengths(config: Any) -> set[int]:
+    """The lengths that a configuration speaks of."""
+    text = config.get_text_config(decoder=True)
+    values = {**text.to_dict(), "of_family": getattr(text, "max_position_embeddings", None)}
+    named = ("position", "n_ctx", "seq_len", "sequence_length", "of_family")
+    return {
+        value
+        for key, value in values.items()
+        if any(word in key for word in named) and isinstance(value, int) and not isinstance(value, bool) and value > 1
+    }
