@@ -38,6 +38,7 @@ def compressed(family, form=FactorForm.plain, **ranks):
 @torch.no_grad()
 def test_full_rank_experts_are_the_dense_ones(family, form):
     model = tiny(family)
+    model.set_experts_implementation("eager")  # no grouped product takes the empty B of pivots that are all columns
     name = EXPERT_FAMILIES[family]
     dense = model.get_submodule(name)
     full = {parameter: min(expert_matrices(dense, parameter).shape[1:]) for parameter in ("gate_up_proj", "down_proj")}

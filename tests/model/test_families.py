@@ -120,7 +120,7 @@ def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, en
     def losses(update):
         return learn_batch(student.teacher_blocks, learners, batch, Lesson(Inputs.teacher), update=update).losses
 
-    before = losses(lambda learner, loss: learner.update(1e-4, loss))
+    before = losses(lambda learner, loss: learner.update(1e-5, loss))
     after = losses(lambda learner, loss: None)
     assert before.keys() == after.keys()
     assert all(after[index] < before[index] for index in before), (before, after)
