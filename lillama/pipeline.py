@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import MEASURES, PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
-from lillama.distill import Progress, Session, distill
+from lillama.config import PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
 from lillama.distill.parallel import Team, explained, team_of
-from lillama.distill.progress import ORDERS, as_parts
+from lillama.distill.progress import ORDERS
+from lillama.distilling import distil, keep, make_curve
 from lillama.errors import ConfigError
 from lillama.evaluate.curve import Curve
 from lillama.finetune import dense_teacher
@@ -34,11 +34,10 @@ from lillama.model.checkpoint import check_saveable, check_space
 from lillama.model.load import resolve_device, show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
-from lillama.outputs import BENCH_CHART, CURVE, SCRATCH, SNAPSHOTS, Outputs
+from lillama.outputs import BENCH_CHART, SCRATCH, Outputs
 from lillama.preempt import Preemption, listening
-from lillama.prepare import Inputs, check_runnable, plan_shape, prepare_plan
+from lillama.prepare import check_runnable, plan_shape, prepare_plan
 from lillama.record import Start, following, recording
-from lillama.reuse import Kept
 from lillama.saving import plan_beside, save, save_tuned
 from lillama.strategy.forecast import forecast, predicted_loss_rise
 from lillama.strategy.plan import RankPlan
@@ -281,59 +280,3 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
     elif orders := student.orders():
         take_orders(orders, job.start.part(ORDERS))
     return student, plan
-
-
-def make_curve(job: Job, measurement: Measurement) -> Curve:
-    """The curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
-    record, wanted = job.record, Stage.perplexity in job.config.stages and job.team.main
-    record.claim(*CURVE)
-    return Curve(
-        record.folder,
-        measure=measurement.perplexity if wanted else None,
-        every=job.config.evaluate.every_tokens,
-        on_point=record.log_perplexity,
-        start=None if job.note is None or not job.team.main else job.note["curve"],
-    )
-
-
-def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
-    """Distil the student, telling the record and the curve of every step."""
-    assert inputs.data is not None
-    config, record = job.config, job.record
-    record.claim(SNAPSHOTS, SCRATCH)
-
-    def on_step(progress: Progress) -> None:
-        record.log_step(progress.tokens, step_metrics(progress))
-
-    def note() -> Mapping[str, Any]:
-        return {**record.note(), "curve": curve.state(), "plan": plan.as_dict()}
-
-    session = Session(
-        on_step=on_step,
-        measure=lambda tokens: curve.add_if_due(student, tokens),
-        progress=config.progress and job.team.main,
-        team=job.team,
-        preemption=job.preemption,
-        snapshots=None if config.snapshot.off else job.saves.distill,
-        start=job.start,
-        note=note,
-        fixed=as_parts(student.orders()),
-        scratch=record.folder / SCRATCH / str(job.team.rank),
-        every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=job.saves.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
-    )
-    distill(student, inputs.data, config.distill, config.loss, session)
-
-
-def keep(job: Job, kept: Kept) -> None:
-    """Keep the distillation for other runs; the time of it is not the distillation's."""
-    with job.record.stage("save"):
-        made = job.saves.distill.newest()
-        if made is not None:  # none where this run has taken another's
-            kept.keep(made, job.record.result.provenance)
-
-
-def step_metrics(progress: Progress) -> dict[str, float]:
-    """What a logger hears of a step."""
-    metrics = {f"loss/block_{index:03d}": loss for index, loss in progress.losses.items()}
-    return metrics | {"loss/mean": progress.loss, "lr": progress.lr, "tokens_per_second": progress.tokens_per_second}

@@ -22,6 +22,7 @@ FLOORS = [
     {"measure", "supply"},
     {"tuning", "saving", "reuse"},
     {"job"},
+    {"distilling"},
     {"pipeline", "oneshot", "checkpoint", "bench.sweep", "bench.__main__"},  # the tables of sweeps stand on the report
     {"launch"},
 ]

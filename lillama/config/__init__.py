@@ -62,14 +62,11 @@ from lillama.config.finetune import (
     FinetuneMixedConfig,
     LoraConfig,
 )
+from lillama.config.init import SAMPLED_LABELS, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
-    SAMPLED_LABELS,
     BottomConfig,
     FactorsConfig,
-    FeatureConfig,
-    InitConfig,
-    KfacConfig,
     KfacRanksConfig,
     LossConfig,
     MeasuredRanksConfig,
@@ -77,11 +74,9 @@ from lillama.config.method import (
     MixedConfig,
     ModelConfig,
     PlanFileConfig,
-    RandomConfig,
     RankConfig,
     SpectrumConfig,
     StrategyConfig,
-    SvdConfig,
     TargetsConfig,
     TopConfig,
     UniformConfig,

@@ -11,12 +11,9 @@ from lillama.config.choices import (
     Dtype,
     FactorForm,
     Inputs,
-    OutputMoment,
-    Place,
     Reduction,
     Rounding,
     Scope,
-    Split,
     Task,
     Weighting,
     Weights,
@@ -165,6 +162,24 @@ class SpectrumConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
+class KfacRanksConfig(StrategyConfig):
+    """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
+
+    No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
+    start is another one, the moments are those of ``init=kfac`` with its defaults.
+    """
+
+    from_spectra: ClassVar[bool] = True
+    k: int = 1
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        StrategyConfig.__post_init__(self)
+        require(self.k > 0, "strategy.k", self.k, POSITIVE)
+        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
 class MeasuredRanksConfig(StrategyConfig):
     """Ranks by what cutting each matrix alone costs.
 
@@ -222,86 +237,3 @@ class LossConfig:
     inputs: Inputs = MISSING
     distance: Distance = Distance.l1_cosine
     reduction: Reduction = Reduction.mean
-
-
-@dataclass(kw_only=True, slots=True)
-class InitConfig:
-    """Where the factors start; ``keep_bias=false`` drops the biases of replaced matrices, as the authors' code does."""
-
-    keep_bias: bool = True
-
-
-@dataclass(kw_only=True, slots=True)
-class SvdConfig(InitConfig):
-    """The best rank-r matrix in the Frobenius norm (Eq. 2)."""
-
-    split: Split = Split.us_v
-
-
-@dataclass(kw_only=True, slots=True)
-class RandomConfig(InitConfig):
-    """Normal factors with standard deviation sqrt(1 / in_features) (Figure 5)."""
-
-    seed: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class FeatureConfig(InitConfig):
-    """The best rank-r map for the outputs on calibration tokens (Eq. 3)."""
-
-    tokens: int = 16384
-    floor: float = 1e-7
-
-    def __post_init__(self) -> None:
-        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
-        require(0 < self.floor < 1, "init.floor", self.floor, "must lie between 0 and 1, exclusive")
-
-
-TRUE_LABELS, SAMPLED_LABELS = "true", "sampled"
-
-
-@dataclass(kw_only=True, slots=True)
-class KfacConfig(InitConfig):
-    """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).
-
-    ``tokens`` are those of both moments. The gradients are of the loss of the text's own next tokens
-    (``labels=true``) or of tokens that are drawn from the model (``sampled``). ``input_damping`` and ``output_damping``
-    are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share that is taken off the
-    entries outside the diagonal of the full output moment. ``place`` is where hidden states wait between the passes.
-    """
-
-    tokens: int = 32768
-    output: OutputMoment = OutputMoment.full
-    labels: str = TRUE_LABELS  # no enum: YAML reads the word true as a boolean
-    input_damping: float = 1e-6
-    output_damping: float = 1e-2
-    shrinkage: float = 0.0
-    place: Place = Place.memory
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.tokens > 0, "init.tokens", self.tokens, POSITIVE)
-        self.labels = str(self.labels).lower()
-        legal = f"must be {TRUE_LABELS} or {SAMPLED_LABELS}"
-        require(self.labels in (TRUE_LABELS, SAMPLED_LABELS), "init.labels", self.labels, legal)
-        for key, share in (("input_damping", self.input_damping), ("output_damping", self.output_damping)):
-            require(1e-12 <= share <= 1e3, f"init.{key}", share, "a share of the mean eigenvalue, from 1e-12 to 1000")
-        require(0 <= self.shrinkage <= 1, "init.shrinkage", self.shrinkage, "a share, from 0 to 1")
-
-
-@dataclass(kw_only=True, slots=True)
-class KfacRanksConfig(StrategyConfig):
-    """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
-
-    No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
-    start is another one, the moments are those of ``init=kfac`` with its defaults.
-    """
-
-    from_spectra: ClassVar[bool] = True
-    k: int = 1
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        StrategyConfig.__post_init__(self)
-        require(self.k > 0, "strategy.k", self.k, POSITIVE)
-        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)

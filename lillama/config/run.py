@@ -20,18 +20,10 @@ from lillama.config.choices import (
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
+from lillama.config.init import FeatureConfig, InitConfig, KfacConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.limits import check_values
-from lillama.config.method import (
-    BaselineConfig,
-    FactorsConfig,
-    FeatureConfig,
-    InitConfig,
-    KfacConfig,
-    LossConfig,
-    ModelConfig,
-    StrategyConfig,
-)
+from lillama.config.method import BaselineConfig, FactorsConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.errors import POSITIVE, ConfigError, require
 

@@ -22,12 +22,11 @@ from lillama.config.finetune import (
     FinetuneGeneratedConfig,
     FinetuneMixedConfig,
 )
+from lillama.config.init import FeatureConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.method import (
     BottomConfig,
     FactorsConfig,
-    FeatureConfig,
-    KfacConfig,
     KfacRanksConfig,
     LossConfig,
     MeasuredRanksConfig,
@@ -35,10 +34,8 @@ from lillama.config.method import (
     MixedConfig,
     ModelConfig,
     PlanFileConfig,
-    RandomConfig,
     RankConfig,
     SpectrumConfig,
-    SvdConfig,
     TopConfig,
     UniformConfig,
 )

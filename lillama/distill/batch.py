@@ -18,9 +18,11 @@ from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
 from lillama.distill.learner import BlockLearner, Feed
 from lillama.distill.stream import Edge, StudentStream
 from lillama.errors import ConfigError
-from lillama.model.blocks import BlockCall, Blocks, call_after, run_blocks
+from lillama.model.blocks import Blocks
+from lillama.model.calls import BlockCall
 from lillama.model.inputs import Batch, ModelInputs, model_inputs
 from lillama.model.rows import layouts_of
+from lillama.model.runs import call_after, run_blocks
 from lillama.model.student import Student
 from lillama.model.visit import come_to_stay
 

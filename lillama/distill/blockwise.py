@@ -35,7 +35,8 @@ from lillama.distill.snapshot import Snapshot
 from lillama.distill.stream import Edge
 from lillama.distill.teaching import Teaching, Update, finite
 from lillama.errors import ConfigError
-from lillama.model.blocks import EMBEDDING, hidden_states
+from lillama.model.blocks import EMBEDDING
+from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
 from lillama.model.student import Student
 from lillama.model.visit import go_home

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lillama.config import DistillConfig, Keep, Moments
-from lillama.model.blocks import BlockCall, Layout, Swap
+from lillama.model.calls import BlockCall, Layout, Swap
 
 # Of a student's and a teacher's output [b, t, d] and a mask [b, t] or None: the sum over the tokens that count.
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -22,7 +22,7 @@ from lillama.config import Parallel
 from lillama.distill.learner import BlockLearner
 from lillama.distill.stream import Edge
 from lillama.errors import ConfigError, TeamError
-from lillama.model.blocks import hidden_states
+from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lillama.model.blocks import EMBEDDING, BlockCall, Blocks, Given, Swap, call_after
+from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.calls import BlockCall, Swap
+from lillama.model.runs import Given, call_after
 
 
 @dataclass(frozen=True, slots=True)

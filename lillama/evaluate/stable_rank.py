@@ -15,8 +15,10 @@ from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_l
 from lillama.algebra.stable_rank import centred, of_moment, stable_rank
 from lillama.config import StableRankConfig
 from lillama.errors import ConfigError, DivergedError
-from lillama.model.blocks import Blocks, hidden_states, run_blocks
+from lillama.model.blocks import Blocks
+from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.runs import run_blocks
 from lillama.model.visit import at_work
 from lillama.runtime import LowRankExperts, LowRankLinear, expert_matrices, is_fused_experts
 

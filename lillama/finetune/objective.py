@@ -12,7 +12,8 @@ from lillama.config import FinetuneConfig, Objective
 from lillama.finetune.divergence import divergence
 from lillama.finetune.teacher import keep_apart
 from lillama.finetune.tuned import Tuned
-from lillama.model.blocks import Blocks, hidden_states
+from lillama.model.blocks import Blocks
+from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.prediction import NOT_PREDICTED, predicted, prediction_loss, predictions
 

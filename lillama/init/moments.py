@@ -11,8 +11,9 @@ from tqdm import tqdm
 from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_limit
 from lillama.data.calibration import Calibration
 from lillama.errors import ConfigError
-from lillama.model.blocks import Blocks, run_blocks
+from lillama.model.blocks import Blocks
 from lillama.model.inputs import ModelInputs, model_inputs
+from lillama.model.runs import run_blocks
 from lillama.model.surgery import matrix, owner
 from lillama.runtime import expert_matrices
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lillama.errors import ConfigError
-from lillama.model.blocks import BlockCall, Blocks, block_call, with_hidden
+from lillama.model.blocks import Blocks
+from lillama.model.calls import BlockCall, block_call, with_hidden
 from lillama.model.inputs import Batch, model_inputs
 from lillama.runtime import is_fused_experts
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lillama.model.blocks import BlockCall, Blocks, Layout, run_blocks
+from lillama.model.blocks import Blocks
+from lillama.model.calls import BlockCall, Layout
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.runs import run_blocks
 
 COUNTS = (2, 3)
 

@@ -9,8 +9,8 @@ from lillama.config import BlockwiseConfig, DistillConfig, Inputs, Place
 from lillama.distill import Session, distill
 from lillama.distill.learner import BlockLearner
 from lillama.errors import ConfigError
-from lillama.model.blocks import run_blocks
 from lillama.model.inputs import model_inputs
+from lillama.model.runs import run_blocks
 from tests.conftest import composed, random_tokens
 from tests.distill.test_joint import RANKS, STREAMS, loss_of, padded_tokens
 from tests.families import batch_for, tiny

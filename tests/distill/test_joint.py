@@ -10,8 +10,10 @@ from lillama.distill import Session, distill
 from lillama.distill.batch import Lesson, block_feeds, learn_batch, make_learners
 from lillama.distill.stream import StudentStream
 from lillama.errors import DivergedError
-from lillama.model.blocks import BlockCall, Blocks, run_blocks
+from lillama.model.blocks import Blocks
+from lillama.model.calls import BlockCall
 from lillama.model.inputs import model_inputs
+from lillama.model.runs import run_blocks
 from lillama.model.targets import model_shape
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny

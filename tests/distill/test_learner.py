@@ -5,7 +5,7 @@ import torch
 
 from lillama.config import DistillConfig, Inputs
 from lillama.distill.batch import Lesson, learn_batch, make_learners
-from lillama.model.blocks import BlockCall
+from lillama.model.calls import BlockCall
 from tests.distill.test_joint import loss_of
 from tests.families import FAMILIES, batch_for, tiny
 from tests.model.test_families import mixed_ranks

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from lillama.errors import ConfigError
-from lillama.model.blocks import EMBEDDING, Blocks, Swap, call_after, run_blocks
+from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.calls import Swap
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.runs import call_after, run_blocks
 from tests.families import FAMILIES, batch_for, tiny
 
 SEQ2SEQ = ("whisper", "t5", "bart")

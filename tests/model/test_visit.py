@@ -8,8 +8,9 @@ import torch
 from lillama.config import BlockwiseConfig, DistillConfig, FeatureConfig, Inputs, ScheduleConfig
 from lillama.distill import distill
 from lillama.init import start_factors
-from lillama.model.blocks import Blocks, run_blocks
+from lillama.model.blocks import Blocks
 from lillama.model.inputs import model_inputs
+from lillama.model.runs import run_blocks
 from lillama.model.student import Student
 from lillama.model.visit import keep_at_home
 from tests.checkpoints import same, weights

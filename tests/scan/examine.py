@@ -14,7 +14,8 @@ from lillama.distill import Session, distill
 from lillama.distill.batch import Lesson, learn_batch, make_learners, parts
 from lillama.errors import ConfigError
 from lillama.init import start_factors
-from lillama.model.blocks import Blocks, hidden_states
+from lillama.model.blocks import Blocks
+from lillama.model.calls import hidden_states
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.load import byte_tokenizer

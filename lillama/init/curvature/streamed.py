@@ -17,8 +17,10 @@ from lillama.init.curvature.work import (
     tied_heads,
 )
 from lillama.model.activations import ActivationStore
-from lillama.model.blocks import EMBEDDING, call_after, hidden_states, output_after, run_blocks
+from lillama.model.blocks import EMBEDDING
+from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
+from lillama.model.runs import call_after, output_after, run_blocks
 from lillama.model.visit import at_work
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lillama.init.curvature.work import (
     Collectors,
@@ -15,6 +15,7 @@ from lillama.init.curvature.work import (
     tied_heads,
 )
 from lillama.model.blocks import EMBEDDING
+from lillama.model.calls import block_call, with_hidden
 
 
 def whole(work: CurvatureWork, names: Sequence[str]) -> Iterator[tuple[str, Curvature]]:
@@ -43,12 +44,6 @@ def whole(work: CurvatureWork, names: Sequence[str]) -> Iterator[tuple[str, Curv
 
 
 def _leaf(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Cut the graph below a block that has none, so that gradients reach it."""
-
-    def leaf(hidden: Tensor) -> Tensor:
-        return hidden if hidden.requires_grad else hidden.detach().requires_grad_()
-
-    if args:
-        return (leaf(args[0]), *args[1:]), kwargs
-    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-    return args, {**kwargs, name: leaf(kwargs[name])}
+    """Cut the graph below a block that has none, so that gradients reach its hidden states."""
+    hidden = block_call(0, args, kwargs).hidden
+    return with_hidden(args, kwargs, hidden if hidden.requires_grad else hidden.detach().requires_grad_())
