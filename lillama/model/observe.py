@@ -110,11 +110,14 @@ class _Watch:
 
     def check_order(self) -> None:
         """Raise where the blocks did not run once each, in their order."""
-        wanted = list(range(len(self.blocks)))
-        if self.order != wanted:
-            twice = next((index for index in wanted if self.order.count(index) != 1), None)
-            how = "its blocks in another order" if twice is None else f"block {twice} {self.order.count(twice)} times"
-            raise self._refusal(f"a pass runs {how}")
+        if self.order == list(range(len(self.blocks))):
+            return
+        for index in range(len(self.blocks)):
+            times = self.order.count(index)
+            if times != 1:
+                how = f"runs block {index} {times} times" if times else f"does not run block {index}"
+                raise self._refusal(f"a pass {how}")
+        raise self._refusal("a pass runs its blocks in another order")
 
     def _noting(self, name: str) -> Any:
         return lambda *_: self.called.add(name)
