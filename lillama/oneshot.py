@@ -16,23 +16,28 @@ from lillama.config import (
     DataConfig,
     DistillConfig,
     FactorForm,
-    FeatureConfig,
+    FinetuneConfig,
     InitConfig,
     Inputs,
     InvalidRows,
+    KfacConfig,
+    KfacRanksConfig,
     LearningRate,
     LossConfig,
+    Objective,
     Source,
     StrategyConfig,
     TargetsConfig,
     Task,
-    UniformConfig,
+    Tune,
 )
+from lillama.data.calibration import Calibration
 from lillama.data.rows import CheckedRows, ListedRows
 from lillama.data.tokens import blocks_up_to
 from lillama.distill import Session
 from lillama.distill import distill as distil_blocks
 from lillama.errors import ConfigError
+from lillama.finetune import Tuned, dense_teacher, fine_tune
 from lillama.init import FactorCache, start_factors
 from lillama.init.planning import plan_spectra
 from lillama.model.limits import model_limits
@@ -52,14 +57,15 @@ def compress(
     texts: Iterable[str | Mapping[str, Any]],
     *,
     reduction: float = 0.2,
-    tokens: int | None = 65536,
+    tokens: int | None = 131072,
     seq_len: int = 512,
     targets: TargetsConfig | None = None,
     strategy: StrategyConfig | None = None,
-    factors: FactorForm | str = FactorForm.plain,
+    factors: FactorForm | str = FactorForm.pivoted,
     init: InitConfig | None = None,
     loss: LossConfig | None = None,
     distill: DistillConfig | None = None,
+    finetune: FinetuneConfig | None = None,
     data: DataConfig | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -75,10 +81,12 @@ def compress(
     :param reduction: the share of the model's parameters that is removed.
     :param tokens: how many calibration tokens are used; None for all that the texts hold.
     :param seq_len: tokens of one calibration sequence.
-    :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``uniform``, for
-        instance ``BottomConfig(reduction=0.2)`` or ``SpectrumConfig``; its own ``reduction`` counts then.
+    :param targets: which matrices may be replaced. :param strategy: ranks by another strategy than ``kfac``, for
+        instance ``BottomConfig(reduction=0.2)`` or ``UniformConfig``; its own ``reduction`` counts then.
     :param factors: how they are stored, ``plain`` or ``pivoted`` (the same function in fewer parameters).
-    :param init, loss, distill, data: the other configurations of a run, where the recommended ones are not wanted.
+    :param distill, finetune: the training of the factors, local updates and then the whole model, where it is not to be
+        the recommended one: on the dense model's logits, or by local updates where the model predicts no next token.
+    :param init, loss, data: the other configurations of a run, where the recommended ones are not wanted.
     :param seed: of torch's random numbers.
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
     :raises ConfigError: for a request out of reach, or too little text, before the model is touched.
@@ -86,8 +94,11 @@ def compress(
     """
     _check(model)
     form = _form(factors)
-    shape, init = model_shape(model, targets).factored(form), init or FeatureConfig()
-    strategy = strategy or UniformConfig(reduction=reduction)
+    shape, init = model_shape(model, targets).factored(form), init or KfacConfig()
+    strategy = strategy or KfacRanksConfig(reduction=reduction)
+    if distill is None and finetune is None:
+        predicts = task_of_architecture(model.config) is not Task.masked_lm
+        distill, finetune = (None, _on_the_logits()) if predicts else (_local(), None)
     data, limits = data or _data_config(tokens, seq_len), model_limits(model)
     check_length("seq_len", data.seq_len, limits.text)
     blocks = _blocks(texts, tokenizer, data, exact=tokens is not None)
@@ -104,10 +115,12 @@ def compress(
         model.eval()
         made = start_factors(model, plan.ranks, blocks, init, form=form, cache=cache, progress=progress)
         student = Student(model, made)
-    loss = loss or LossConfig(inputs=Inputs.teacher_student)
-    distil_blocks(student, blocks, distill or _recommended(), loss, Session(progress=progress))
-    student.check_finite()
-    compressed = student.settle().requires_grad_(True)
+    if distill is not None:
+        loss = loss or LossConfig(inputs=Inputs.teacher_student)
+        distil_blocks(student, blocks, distill, loss, Session(progress=progress))
+        student.check_finite()
+    compressed = student.settle() if finetune is None else _tuned(student, blocks, finetune, seed, progress)
+    compressed.requires_grad_(True)
     mark(compressed, low_rank_config(compressed, plan.ranks, without_bias=not init.keep_bias))
     return compressed
 
@@ -149,7 +162,24 @@ def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
         yield FactorCache(Cache(Path(folder)), "the model")
 
 
-def _recommended() -> DistillConfig:
+def _tuned(student: Student, blocks: Calibration, config: FinetuneConfig, seed: int, progress: bool) -> Any:
+    """Settle a student and fine-tune it, beside the dense model where it learns from that."""
+    teacher = dense_teacher(student) if config.objective is Objective.kl else None
+    torch.manual_seed(seed)
+    tuned = Tuned(student.settle(), config)
+    fine_tune(tuned, blocks, config, Session(progress=progress), teacher=teacher)
+    return tuned.settle()
+
+
+def _on_the_logits() -> FinetuneConfig:
+    """``finetune=kl``."""
+    cosine = LearningRate.cosine
+    return FinetuneConfig(
+        objective=Objective.kl, train=Tune.factors, lr=6e-5, lr_schedule=cosine, warmup=0.05, batch_size=2
+    )
+
+
+def _local() -> DistillConfig:
     """``distill=recommended``."""
     return DistillConfig(batch_size=1, lr=3e-4, lr_schedule=LearningRate.cosine, warmup=0.05)
 

@@ -31,6 +31,7 @@ TINY_LLAMA = {
 }
 # A run of seconds: every path of the real one on a random model.
 TINY_RUN = (
+    "preset=local",
     "model=tiny_random",
     "strategy=bottom",
     "strategy.k=8",

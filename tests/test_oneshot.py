@@ -34,8 +34,10 @@ def model(tiny_model):
 @pytest.mark.parametrize("form", FactorForm)
 def test_one_call_gives_what_the_command_line_gives(tmp_path, form):
     """The same texts and the recommended settings: the same weights, bit for bit."""
-    settings = [*(word for word in TINY_RUN if not word.startswith("strategy")), f"factors={form.name}"]
-    config = composed(*settings, "data.tokens=1024", "evaluate.perplexity.max_tokens=64")
+    own = ("strategy", "preset")
+    settings = [*(word for word in TINY_RUN if not word.startswith(own)), f"factors={form.name}", "data=stdlib_docs"]
+    tokens = ("data.tokens=1024", "finetune.data.tokens=1024", "evaluate.perplexity.max_tokens=64")
+    config = composed(*settings, *tokens)
     run(config, tmp_path / "run")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint")
     from lillama.model.load import load_model

@@ -29,6 +29,7 @@ def embedded_model():
 def run_words(real_data, folder, *words):
     texts = real_data / "wikitext2"
     return (
+        "preset=local",
         "model=smollm2_135m",
         "strategy=bottom",
         "strategy.k=144",

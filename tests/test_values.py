@@ -12,15 +12,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lillama.fits
 import lillama.supply
-from lillama.config import ModelConfig
+from lillama.config import ModelConfig, PlanFileConfig, Stage
 from lillama.config.limits import LARGEST, PATHS, check_values
 from lillama.errors import ConfigError
 from lillama.launch import one_line
 from lillama.model.architecture import inline_architecture
 from lillama.model.load import load_model
 from lillama.model.remote_code import code_options
+from lillama.model.targets import ModelShape
 from lillama.pipeline import run
+from lillama.prepare import check_plan_beside
+from lillama.strategy.plan import plan_file
 from tests.conftest import ROOT, TINY_LLAMA, TINY_RUN, composed
+from tests.families import FAMILIES
 
 REFUSED = (ConfigError, OmegaConfBaseException, HydraException)
 LONG = "x" * 300
@@ -112,6 +116,7 @@ def test_a_group_that_is_null_is_bad_input_and_named(word, cli):
     ("given", "said"),
     [
         ({"hiden_size": 48}, r"^model.architecture.hiden_size: llama has no such key; did you mean hidden_size"),
+        ({"num_hidden_layer": 1}, r"^model.architecture.num_hidden_layer: llama has no such key; did you mean num_"),
         ({"to_dict": 1}, r"^model.architecture.to_dict: llama has no such key"),
         ({"auto_map": {"AutoConfig": "stranger/code--x.Y"}}, r"^model.architecture.auto_map: llama has no such key"),
         ({"num_hidden_layers": 10**9}, r"^model.architecture.num_hidden_layers=1000000000: must be at most 4,096"),
@@ -132,6 +137,11 @@ def test_the_architectures_of_our_own_are_known(name):
     architecture = composed(f"model={name}", *(["model.path=x/y"] if name == "hub" else [])).model.architecture
     if architecture:
         assert inline_architecture(architecture).model_type == architecture["model_type"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_familys_code_reads_is_known(family):
+    assert inline_architecture({"model_type": family, **FAMILIES[family]}).model_type == family
 
 
 @pytest.mark.parametrize(
@@ -198,25 +208,41 @@ def test_a_checkpoint_is_not_planned_again(stages, checkpoint, refusal):
 
 
 RANK = '{"ranks": {"model.layers.0.self_attn.q_proj": %s}}'
+BROKEN = [
+    "{",
+    "{}",
+    "[1]",
+    '{"ranks": 3}',
+    "[" * 10**5,
+    *(RANK % rank for rank in ("Infinity", "1e999", "1.5", "true")),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "{}", "[1]", '{"ranks": 3}', "[" * 10**5, RANK % "Infinity", RANK % "1e999", RANK % "1.5", RANK % "true"],
-)
-@pytest.mark.parametrize("asked", ["to be replayed", "beside a checkpoint"])
-def test_a_broken_plan_is_named(asked, text, checkpoint, refusal, tmp_path):
-    if asked == "to be replayed":
-        file = tmp_path / "plan.json"
-        words, said = ("strategy=plan", f"strategy.file={file}"), f"strategy.file={file}: "
-    else:
-        copy = shutil.copytree(checkpoint, tmp_path / "copy")
-        file = copy / "plan.json"
-        words, said = ("model=hub", f"model.path={copy}", "stages=[finetune]"), f"model.path={copy}: its plan.json"
-        if text.startswith('{"ranks": {'):
-            text = json.dumps(json.loads(file.read_text()) | json.loads(text))
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_plan_is_named_where_it_is_replayed(text, tmp_path):
+    file = tmp_path / "plan.json"
     file.write_text(text)
-    assert refusal(*words).startswith(said)
+    with pytest.raises(ConfigError, match=rf"^strategy.file={file}: not a readable plan.json"):
+        plan_file(ModelShape(1, 1, ()), 1, PlanFileConfig(file=str(file)))
+
+
+def test_a_broken_plan_is_bad_input(refusal, tmp_path):
+    file = tmp_path / "plan.json"
+    file.write_text(RANK % "Infinity")
+    assert refusal("strategy=plan", f"strategy.file={file}").startswith(f"strategy.file={file}: ")
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_broken_plan_beside_a_checkpoint_is_named_before_it_is_tuned(text, whole, checkpoint, tmp_path):
+    (tmp_path / "plan.json").write_text(text)
+    if text.startswith('{"ranks": {'):
+        known = json.loads((checkpoint / "plan.json").read_text())
+        (tmp_path / "plan.json").write_text(json.dumps(known | json.loads(text)))
+    model = dataclasses.replace(whole.model, path=str(tmp_path))
+    config = dataclasses.replace(whole, model=model, stages=[Stage.finetune])
+    with pytest.raises(ConfigError, match=rf"^model.path={tmp_path}: its plan.json cannot be read"):
+        check_plan_beside(config)
+    check_plan_beside(dataclasses.replace(config, model=dataclasses.replace(model, path=str(checkpoint))))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Texts, and how calibration text becomes blocks of tokens."""
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import ClassVar
@@ -13,6 +14,8 @@ LARGEST_TOKEN_BUDGET = 10**12
 # What is not read by itself, but made or taken from elsewhere; each has a schema of its own.
 MADE = (Source.mixed, Source.generated, Source.calibration)
 WITHOUT_PATH = (Source.stdlib_docs, *MADE)
+READ = (Source.local, Source.hub, Source.stdlib_docs)
+SLICE = re.compile(r"\d{1,12}:\d{0,12}|:\d{1,12}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,7 +23,9 @@ class TextConfig:
     """A text: a Hub dataset (``path`` is its id), a local file or folder, or the topics that ship with CPython.
 
     ``files`` are the only ones that are read of a Hub dataset or of a local folder, by pattern. ``format`` is the
-    parser of local files, ``invalid_rows`` what is done about a row that cannot be read.
+    parser of local files, ``invalid_rows`` what is done about a row that cannot be read. ``rows`` are the only ones
+    that are read of a text, as Python slices: ``:6000``, ``6000:``, ``100:200``; so one file serves for calibration and
+    for measuring.
     """
 
     source: Source = MISSING
@@ -31,6 +36,7 @@ class TextConfig:
     revision: str | None = None
     format: Format = Format.auto
     invalid_rows: InvalidRows = InvalidRows.refuse
+    rows: str | None = None
 
     def check(self, key: str) -> None:
         """Raise where the source needs a path and has none, or has options that are not its own."""
@@ -42,6 +48,18 @@ class TextConfig:
         needed = self.source not in WITHOUT_PATH
         require(self.path is not None or not needed, f"{key}.path", self.path, f"{self.source.name} text needs a path")
         TextConfig.check_files(self, key)
+        legal = "must be START:STOP, START: or :STOP, rows counted from 0, or null for all"
+        known = self.rows is None or SLICE.fullmatch(self.rows) is not None
+        require(known, f"{key}.rows", self.rows, legal)
+        require(
+            self.rows is None or self.source in READ, f"{key}.rows", self.rows, f"{source} text has no rows of its own"
+        )
+
+    @property
+    def wanted(self) -> slice:
+        """The rows that are read."""
+        start, _, stop = (self.rows or ":").partition(":")
+        return slice(int(start) if start else None, int(stop) if stop else None)
 
     def check_files(self, key: str) -> None:
         """Raise where the pattern leads out of the text's folder."""

@@ -31,12 +31,12 @@ def read_rows(config: TextConfig, key: str) -> Rows:
     :raises ConfigError: for a missing, empty or unreadable file, or a row without the needed columns (with its line).
     """
     if config.source is Source.stdlib_docs:
-        return ListedRows(stdlib_topics(config.split, key), f"{key}.source=stdlib_docs")
+        return _wanted(ListedRows(stdlib_topics(config.split, key), f"{key}.source=stdlib_docs"), config, key)
     files = None if config.source is Source.hub else text_files(config, key)
     opened = _hub_rows(config, key) if files is None else read_files(files, f"{key}.path")
     if not len(opened):
         raise ConfigError(f"{key}.path={config.path}: holds no rows")
-    rows = CheckedRows(opened)
+    rows = CheckedRows(_wanted(opened, config, key))
     if config.invalid_rows is InvalidRows.refuse:
         few = files is not None and sum(file.stat().st_size for file, _ in files) <= CHECKED_AT_ONCE
         for index in range(len(rows) if few else 1):
@@ -44,8 +44,43 @@ def read_rows(config: TextConfig, key: str) -> Rows:
     return rows
 
 
+def _wanted(rows: Rows, config: TextConfig, key: str) -> Rows:
+    """Take the configured slice of the rows.
+
+    :raises ConfigError: for a slice without a row.
+    """
+    if config.rows is None:
+        return rows
+    found = SlicedRows(rows, config.wanted)
+    if not len(found):
+        raise ConfigError(f"{key}.rows={config.rows}: none of the {len(rows)} rows")
+    return found
+
+
+class SlicedRows(Rows):
+    """Some of the rows of a text, told by their places in it."""
+
+    def __init__(self, rows: Rows, wanted: slice) -> None:
+        self._rows = rows
+        self._places = range(len(rows))[wanted]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[self._places[index]]
+
+    def where(self, index: int) -> str:
+        return self._rows.where(self._places[index])
+
+
 def source_identity(config: TextConfig, key: str) -> str:
     """Name the rows without their path: a hash of the content and how it is read, or a Hub dataset's name and split."""
+    whole = _whole_identity(config, key)
+    return whole if config.rows is None else digest([whole, config.rows])
+
+
+def _whole_identity(config: TextConfig, key: str) -> str:
     if config.source is Source.stdlib_docs:
         return digest(list(stdlib_topics(config.split, key)))
     if config.source is Source.hub:

@@ -1,12 +1,14 @@
 """The architecture that a configuration writes out: every key known, every size one that can be built."""
 
 import difflib
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, configuration_utils, modeling_rope_utils
 
 from lillama.errors import ConfigError
 
@@ -15,9 +17,7 @@ LARGEST = 2**31 - 1
 # Of parts that are modules of their own, a Python object each.
 COUNTS = re.compile(r"(?:^|_)(?:n_)?(?:layers?|blocks?|experts|heads?|groups|depth)$")
 MOST_PARTS = 4096
-RENAMED = {"rope_theta", "rope_scaling", "partial_rotary_factor", "torch_dtype"}  # transformers takes them for others
-# What models and generation read of any configuration, whether a family has it as a field or not.
-OF_ANY = {"decoder_start_token_id", "is_decoder", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
+CODE = ("auto_map",)  # names code to be run, not a size
 
 
 def inline_architecture(given: Mapping[str, Any]) -> Any:
@@ -33,9 +33,9 @@ def inline_architecture(given: Mapping[str, Any]) -> Any:
         default = AutoConfig.for_model(family)
     except Exception as error:  # noqa: BLE001 - a family that there is not, or that has no defaults
         raise _refused(family, error) from None
-    known = _known(default)
+    known = {*default.to_dict(), *type(default).attribute_map}
     for key in values:
-        if key not in known:
+        if key in CODE or not (key in known or _is_read(default, key)):
             near = difflib.get_close_matches(key, sorted(known), n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise ConfigError(f"{KEY}.{key}: {family} has no such key{hint}")
@@ -49,9 +49,12 @@ def _refused(family: Any, error: Exception) -> ConfigError:
     return ConfigError(f"{KEY}: not an architecture of {family} ({' '.join(str(error).split())[:300]})")
 
 
-def _known(default: Any) -> set[str]:
-    """The keys of a family: what its configuration holds, and their other names."""
-    return {*vars(default), *default.to_dict(), *type(default).attribute_map, *RENAMED, *OF_ANY}
+def _is_read(default: Any, key: str) -> bool:
+    """Return whether a family's code mentions a key that is no field of its configuration (``head_dim``)."""
+    own = Path(inspect.getfile(type(default))).parent.glob("*.py")
+    files = [*own, *(Path(inspect.getfile(module)) for module in (configuration_utils, modeling_rope_utils))]
+    word = re.compile(rf"\b{re.escape(key)}\b")
+    return not hasattr(type(default), key) and any(word.search(file.read_text(encoding="utf-8")) for file in files)
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:

@@ -25,7 +25,6 @@ from lillama.model.reading import (
     check_no_adapter,
     check_not_quantized,
     one_line,
-    out_of_memory,
     quantization_of,
     unreadable,
 )
@@ -122,17 +121,16 @@ def _architecture(config: ModelConfig, cache_dir: Path) -> Any:
     architecture = _from_pretrained(AutoConfig.from_pretrained, config, cache_dir)
     if config.weights is Weights.pretrained:  # random ones need but the shapes
         check_not_quantized(architecture, place, path)
+    classes = architecture.architectures
+    if not isinstance(classes, list | None):
+        raise ConfigError(f"model.path={path}: cannot be loaded (architectures must be a list, and is {classes!r:.80})")
     return architecture
 
 
 def _from_config(architecture: Any, config: ModelConfig, **options: Any) -> nn.Module:
     task = task_of(config, architecture)
-    try:
+    with unreadable(f"model={config.name}: cannot be made as {task.name}"):
         return AUTO_CLASSES[task].from_config(architecture, trust_remote_code=config.trust_remote_code, **options)
-    except Exception as error:  # each family refuses values in its own way, torch sizes that overflow
-        if out_of_memory(error):
-            raise
-        raise ConfigError(f"model={config.name}: cannot be made as {task.name} ({one_line(error)})") from None
 
 
 def check_dense(config: ModelConfig, cache_dir: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.config import DataConfig, Format, InvalidRows, Source
+from lillama.config import DataConfig, Format, InvalidRows, Source, TextConfig
 from lillama.data import json_list, records, sources, utf8
 from lillama.data.sources import read_rows, source_identity
 from lillama.errors import ConfigError
@@ -324,3 +324,27 @@ def test_temporary_files_go_with_the_rows(tmp_path, monkeypatch):
     assert list(rows) == ROWS
     del rows
     assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"), [("1:3", ["b", "c"]), (":2", ["a", "b"]), ("2:", ["c", "d"]), (None, [*"abcd"])]
+)
+def test_a_slice_of_the_rows_is_read_and_names_itself(rows, wanted, tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text("".join(f'{{"text": "{word}"}}\n' for word in "abcd"))
+    config = TextConfig(source=Source.local, path=str(file), rows=rows)
+    assert [row["text"] for row in read_rows(config, "data")] == [*wanted]
+    whole = TextConfig(source=Source.local, path=str(file))
+    assert (source_identity(config, "data") == source_identity(whole, "data")) == (rows is None)
+
+
+def test_a_slice_without_a_row_and_one_that_is_none_are_told(tmp_path):
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "a"}\nno JSON\n')
+    with pytest.raises(ConfigError, match=r"data.rows=5:: none of the 2 rows"):
+        read_rows(TextConfig(source=Source.local, path=str(file), rows="5:"), "data")
+    with pytest.raises(ConfigError, match="line 2"):
+        read_rows(TextConfig(source=Source.local, path=str(file), rows="1:"), "data")
+    for rows in ("-1:", "a:b", ":", "1", "1:2:3"):
+        with pytest.raises(ConfigError, match=r"data.rows=.*must be START:STOP"):
+            DataConfig(source=Source.local, path=str(file), rows=rows)
