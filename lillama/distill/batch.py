@@ -115,8 +115,7 @@ def learn_batch(
     wanted = wanted or span(learners)
     stream = StudentStream(blocks, inputs.arguments, edge)
     waiting = shared_later(learners)
-    merges = lesson.inputs is Inputs.teacher_student and any(learner.merge for learner in learners.values())
-    layouts = layouts_of(blocks, batch) if merges else {}
+    layouts = layouts_of(blocks, batch) if _merges(learners, lesson, stream) else {}
     losses: dict[int, Tensor] = {}
 
     def learn(call: BlockCall) -> None:
@@ -136,6 +135,12 @@ def learn_batch(
 
     run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=learn, given=stream.edge.teacher)
     return Learned(losses, stream.edge)
+
+
+def _merges(learners: Learners, lesson: Lesson, stream: StudentStream) -> bool:
+    """Whether a block may have both inputs in one call: the first one that learns sees the teacher's alone."""
+    both = lesson.inputs is Inputs.teacher_student and (len(learners) > 1 or bool(stream.edge.student))
+    return both and any(learner.merge for learner in learners.values())
 
 
 def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: Edge) -> Edge:

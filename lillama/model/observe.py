@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
@@ -44,7 +45,7 @@ def _structure(model: Any) -> tuple[Any, ...]:
 def _called_modules(model: Any) -> frozenset[str] | None:
     try:
         inputs = model_inputs(model, _batch(model)).arguments
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), _Zeros():
             twin = without_weights(model)
             watch = _Watch(Blocks(twin))
             watch.look_on()
@@ -84,9 +85,18 @@ def _same(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 def _batch(model: Any) -> Batch:
     ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
     if getattr(model, "main_input_name", "") != "input_features":
-        return Batch(ids)
+        return Batch(ids, torch.ones_like(ids, dtype=torch.bool))
     config = model.config
     return Batch(ids, None, torch.zeros(ROWS, config.num_mel_bins, 2 * config.max_source_positions))
+
+
+class _Zeros(TorchDispatchMode):
+    """Takes a number that code asks a tensor for as zero: no token is padding, none has global attention."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return {torch.bool: False}.get(args[0].dtype, 0.0 if args[0].is_floating_point() else 0)
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch:
@@ -111,11 +121,14 @@ class _Watch:
 
     def check_order(self) -> None:
         """Raise where the blocks did not run once each, in their order."""
-        wanted = list(range(len(self.blocks)))
-        if self.order != wanted:
-            twice = next((index for index in wanted if self.order.count(index) != 1), None)
-            how = "its blocks in another order" if twice is None else f"block {twice} {self.order.count(twice)} times"
-            raise self._refusal(f"a pass runs {how}")
+        if self.order == list(range(len(self.blocks))):
+            return
+        for index in range(len(self.blocks)):
+            times = self.order.count(index)
+            if times != 1:
+                how = f"runs block {index} {times} times" if times else f"does not run block {index}"
+                raise self._refusal(f"a pass {how}")
+        raise self._refusal("a pass runs its blocks in another order")
 
     def _noting(self, name: str) -> Any:
         return lambda *_: self.called.add(name)
@@ -149,13 +162,13 @@ class _Watch:
 
     def _check(self, call: BlockCall, tensors: list[Tensor], before: BlockCall) -> None:
         """Raise where a block takes more from the blocks below it than the last one's hidden states."""
-        if call.hidden is not before.output:
-            raise self._refusal(f"it changes the hidden states between blocks {before.index} and {call.index}")
         beside = {id(tensor) for tensor in _tensors(before.result) if not tensor.is_floating_point()}
         for tensor in tensors:
             if id(tensor) not in self._allowed and (tensor.requires_grad or id(tensor) in beside):
                 name = _name_of(tensor, call)
                 raise self._refusal(f"block {call.index} takes {name}, which lower blocks have computed")
+        if call.hidden is not before.output:
+            raise self._refusal(f"it changes the hidden states between blocks {before.index} and {call.index}")
 
     def _refusal(self, why: str) -> ConfigError:
         return ConfigError(
@@ -177,4 +190,4 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _name_of(tensor: Tensor, call: BlockCall) -> str:
     """What the block calls an argument."""
     named = (name for name, value in call.kwargs.items() if any(own is tensor for own in _tensors(value)))
-    return next(named, "an argument")
+    return next(named, "another argument")

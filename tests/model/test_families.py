@@ -44,7 +44,7 @@ FORMS = [(family, ends, form) for family, ends in CASES for form in FactorForm]
 def mixed_ranks(model, *, ends=False):
     """Odd and even ranks, and every fourth matrix dense."""
     targets = model_shape(model, TargetsConfig(include=["*"]) if ends else None).targets
-    return {t.name: max(1, min(t.shape) // 2 - i % 3) for i, t in enumerate(targets) if i % 4 != 3}
+    return {t.name: max(1, min(t.shape) // 2 - 1 - i % 3) for i, t in enumerate(targets) if i % 4 != 3}
 
 
 def tensors_of(folder: Path):

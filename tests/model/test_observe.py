@@ -29,9 +29,9 @@ LEANING = {  # why blocks cannot be distilled one by one
     ),
     "xlm": ({"emb_dim": 32, "n_layers": 2, "n_heads": 4, "n_words": 64}, AutoModelForMaskedLM, "changes the hidden"),
     "funnel": (
-        {"d_model": 32, "d_head": 8, "n_head": 4, "d_inner": 48, "vocab_size": 64, "block_sizes": [1, 1]},
+        {"d_model": 32, "d_head": 8, "n_head": 4, "d_inner": 48, "vocab_size": 64, "block_sizes": [2, 2]},
         AutoModelForMaskedLM,
-        "blocks 0 and 1|block 1 takes",
+        "block 1 takes another argument, which lower blocks have computed",
     ),
 }
 
@@ -47,7 +47,8 @@ def test_every_matrix_of_an_ordinary_family_is_called(family):
     called = called_modules(model)
     assert called is not None
     shape = model_shape(model)
-    assert not shape.idle
+    assert family == "zamba2" or not shape.idle
+    assert all("adapter_list" in name for name in shape.idle)
     homes = {t.name if t.name in called else t.name.rpartition(".")[0] for t in shape.targets}
     assert homes <= called
     assert called == called_modules(copy.deepcopy(model).to("meta"))
@@ -93,7 +94,8 @@ def test_a_decoder_without_its_encoder_is_compressed(tmp_path):
     model.save_pretrained(tmp_path)
     ids = torch.arange(4, 20)[None]
     with torch.no_grad():
-        assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+        torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
 
 
 def test_weights_of_several_blocks_are_counted_once_and_stay_as_they_are(tmp_path):
