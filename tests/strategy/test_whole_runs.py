@@ -9,6 +9,7 @@ import lillama.init.feature
 import lillama.supply
 from lillama.distill.parallel import Team
 from lillama.fingerprint import run_fingerprint
+from lillama.outputs import Outputs
 from lillama.pipeline import Job, agreed_plan, run
 from lillama.record import Record
 from lillama.results import read_json
@@ -115,11 +116,11 @@ def test_a_run_goes_on_by_the_plan_that_it_began_with(spectrum, tmp_path, monkey
     assert read_json(tmp_path / "run" / "plan.json") == began
 
 
-def test_a_process_that_keeps_no_records_takes_the_plan_that_it_is_told(spectrum, monkeypatch):
+def test_a_process_that_keeps_no_records_takes_the_plan_that_it_is_told(spectrum, tmp_path, monkeypatch):
     plan = RankPlan({"w": 3}, 100, 80, (0,), 0.2)
     monkeypatch.setattr(Team, "told", lambda self, value: plan if value is None else pytest.fail("said something"))
     config = composed(*spectrum)
-    record = Record(None, None)
+    record = Record(Outputs(tmp_path), None)
     assert agreed_plan(Job(config, record, Team(1, 2), None, None, None), None) is plan
 
 
