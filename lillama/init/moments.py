@@ -97,6 +97,16 @@ class InputCollector:
         if len(self.blocks.stacks) > 1:
             yield self.model.get_encoder().register_forward_hook(self._remember)
 
+    def of(self, name: str) -> InputMoment:
+        """The moments of a matrix.
+
+        :raises ConfigError: for one that no token has reached: it cannot be told from the data what it does.
+        """
+        if name not in self.moments:
+            why = "never runs on the calibration tokens"
+            raise ConfigError(f"{name}: {why}; leave it dense with model.targets.exclude=[{name}], or use init=svd")
+        return self.moments[name]
+
     def _remember(self, _: nn.Module, args: Any, output: Any) -> None:
         self.memory = output[0]
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lillama.config import FeatureConfig, KfacConfig, OutputMoment, Place
 from lillama.data.tokens import TokenBlocks
-from lillama.errors import DivergedError
+from lillama.errors import ConfigError, DivergedError
 from lillama.init import StartNotes, start_factors
 from lillama.init.curvature import LossMean, curvatures, is_plain_chain
 from lillama.init.kfac import loss_spectra
@@ -283,3 +283,11 @@ def test_padding_has_no_part_in_the_moments(tiny_model, tokens):
     assert one.inputs.count == other.inputs.count == int(lengths.sum())
     torch.testing.assert_close(one.inputs.value, other.inputs.value)
     torch.testing.assert_close(one.outputs.value, other.outputs.value)
+
+
+@pytest.mark.parametrize("config", [KfacConfig(), FeatureConfig()], ids=["kfac", "feature"])
+def test_a_matrix_that_never_runs_is_named(tiny_model, tokens, config):
+    block = tiny_model.model.layers[1]
+    block.idle = torch.nn.Linear(48, 48)
+    with pytest.raises(ConfigError, match="layers.1.idle: never runs on the calibration tokens"):
+        start_factors(tiny_model, {"model.layers.1.idle": 4}, tokens, config)

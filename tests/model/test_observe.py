@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import lillama
 from lillama.config import TargetsConfig
@@ -31,7 +31,7 @@ LEANING = {  # why blocks cannot be distilled one by one
     "funnel": (
         {"d_model": 32, "d_head": 8, "n_head": 4, "d_inner": 48, "vocab_size": 64, "block_sizes": [2, 2]},
         AutoModelForMaskedLM,
-        "block 1 takes another argument, which lower blocks have computed",
+        "a pass does not run block 0|block 1 takes another argument",
     ),
 }
 
@@ -66,8 +66,6 @@ def test_blocks_that_lean_on_one_another_are_refused_by_their_cause_before_any_w
     [
         ("bart", AutoModelForCausalLM, ".encoder_attn.", {**BOTH_SIDES, **DECODER, "max_position_embeddings": 64}),
         ("trocr", AutoModelForCausalLM, ".encoder_attn.", {**BOTH_SIDES, "max_position_embeddings": 64}),
-        ("longformer", AutoModelForMaskedLM, "_global", {**ENCODER, "attention_window": 8}),
-        ("led", AutoModelForSeq2SeqLM, "_global", {**BOTH_SIDES, "attention_window": 8}),
     ],
 )
 def test_matrices_that_never_run_stay_dense_and_are_named(family, auto, part, fields, caplog):

@@ -115,7 +115,7 @@ class Collectors:
 
     def taken(self, name: str, head: Curvature | None = None) -> Curvature:
         """Hand over the moments of a matrix."""
-        return Curvature(self.inputs.moments[name], self.outputs.moments.pop(name), head)
+        return Curvature(self.inputs.of(name), self.outputs.moments.pop(name), head)
 
 
 def tied_heads(blocks: Blocks, names: Sequence[str]) -> dict[str, str]:
