@@ -61,11 +61,7 @@ def input_moments(
     finally:
         for hook in hooks:
             hook.remove()
-    unseen = [name for name in names if name not in collector.moments]
-    if unseen:  # an expert that is a module of its own
-        log.warning("no calibration token reached %s; they start from their weights alone", ", ".join(unseen))
-    empty = {name: Moment(matrix(model, name).shape[-1], device) for name in unseen}
-    return {name: (empty | collector.moments)[name] for name in names}
+    return {name: collector.of(name) for name in names}
 
 
 class InputCollector:
@@ -98,13 +94,10 @@ class InputCollector:
             yield self.model.get_encoder().register_forward_hook(self._remember)
 
     def of(self, name: str) -> InputMoment:
-        """The moments of a matrix.
-
-        :raises ConfigError: for one that no token has reached: it cannot be told from the data what it does.
-        """
+        """The moments of a matrix; of one that no token has reached (an expert that is a module of its own) empty ones."""
         if name not in self.moments:
-            why = "never runs on the calibration tokens"
-            raise ConfigError(f"{name}: {why}; leave it dense with model.targets.exclude=[{name}], or use init=svd")
+            log.warning("no calibration token reached %s; it starts from its weights alone", name)
+            self.moments[name] = Moment(matrix(self.model, name).shape[-1], self.device)
         return self.moments[name]
 
     def _remember(self, _: nn.Module, args: Any, output: Any) -> None:

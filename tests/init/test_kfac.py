@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lillama.config import FeatureConfig, KfacConfig, OutputMoment, Place
 from lillama.data.tokens import TokenBlocks
-from lillama.errors import ConfigError, DivergedError
+from lillama.errors import DivergedError
 from lillama.init import StartNotes, start_factors
 from lillama.init.curvature import LossMean, curvatures, is_plain_chain
 from lillama.init.kfac import loss_spectra
@@ -286,8 +286,9 @@ def test_padding_has_no_part_in_the_moments(tiny_model, tokens):
 
 
 @pytest.mark.parametrize("config", [KfacConfig(), FeatureConfig()], ids=["kfac", "feature"])
-def test_a_matrix_that_never_runs_is_named(tiny_model, tokens, config):
-    block = tiny_model.model.layers[1]
-    block.idle = torch.nn.Linear(48, 48)
-    with pytest.raises(ConfigError, match="layers.1.idle: never runs on the calibration tokens"):
-        start_factors(tiny_model, {"model.layers.1.idle": 4}, tokens, config)
+def test_a_matrix_that_no_token_reaches_is_named_and_starts_from_its_weights(tiny_model, tokens, config, caplog):
+    tiny_model.model.layers[1].idle = torch.nn.Linear(48, 48)
+    (module,) = start_factors(tiny_model, {"model.layers.1.idle": 48}, tokens, config).values()
+    assert "no calibration token reached model.layers.1.idle" in caplog.text
+    product = module.A.weight @ module.B.weight
+    torch.testing.assert_close(product, tiny_model.model.layers[1].idle.weight, atol=1e-4, rtol=1e-4)
