@@ -94,7 +94,7 @@ class InputCollector:
             yield self.model.get_encoder().register_forward_hook(self._remember)
 
     def of(self, name: str) -> InputMoment:
-        """The moments of a matrix; of one that no token has reached (an expert that is a module of its own) empty ones."""
+        """The moments of a matrix; empty ones where no token has reached it (an expert that is a module of its own)."""
         if name not in self.moments:
             log.warning("no calibration token reached %s; it starts from its weights alone", name)
             self.moments[name] = Moment(matrix(self.model, name).shape[-1], self.device)
