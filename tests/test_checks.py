@@ -1,5 +1,7 @@
 """Lengths and tokens beyond a model are named before it is loaded, for every stage that would meet them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -41,16 +43,18 @@ def place(tmp_path_factory):
     return folder
 
 
-def prepared(place, *overrides, model="fits"):
+def configured(place, *overrides, model="fits"):
     text, short = f"path={place / 'text.txt'}", ("seq_len=32", "max_tokens=64")
-    return prepare_inputs(
-        composed(
-            *("model=hub", f"model.path={place / model}", "data=local", f"data.{text}", "data.seq_len=64"),
-            *("data.tokens=100", f"cache_dir={place / 'cache'}", "finetune/data=local", f"finetune.data.{text}"),
-            *("evaluate/perplexity=local", f"evaluate.perplexity.{text}", *(f"evaluate.perplexity.{v}" for v in short)),
-            *overrides,
-        )
+    return composed(
+        *("model=hub", f"model.path={place / model}", "data=local", f"data.{text}", "data.seq_len=64"),
+        *("data.tokens=100", f"cache_dir={place / 'cache'}", "finetune/data=local", f"finetune.data.{text}"),
+        *("evaluate/perplexity=local", f"evaluate.perplexity.{text}", *(f"evaluate.perplexity.{v}" for v in short)),
+        *overrides,
     )
+
+
+def prepared(place, *overrides, model="fits"):
+    return prepare_inputs(configured(place, *overrides, model=model))
 
 
 TOO_LONG = {
@@ -62,7 +66,7 @@ TOO_LONG = {
     ),
     "evaluate.stable_rank.seq_len=65": ("stable_rank", "evaluate.stable_rank.seq_len=65"),
     "evaluate.throughput.lengths=[32,65]": ("throughput", "evaluate.throughput.lengths=65"),
-    "evaluate.throughput.lengths=[32] evaluate.throughput.prompt=40": ("throughput", "prompt + new_tokens=72"),
+    "evaluate.throughput.lengths=[32] evaluate.throughput.prompt=40": ("throughput", r"prompt \+ new_tokens=72"),
     "evaluate.samples.prompts=[abcd] evaluate.samples.max_new_tokens=61": ("samples", "max_new_tokens=61: .* has 64"),
 }
 
@@ -76,9 +80,10 @@ def test_a_sequence_that_is_longer_than_the_table_is_named(place, overrides):
 
 
 def test_domains_are_named_by_their_text(place):
-    texts = f"evaluate.domains.texts={{mine:{{source:local,path:{place / 'text.txt'},seq_len:65}}}}"
+    config = configured(place, "stages=[domains]", "evaluate/domains=stdlib")
+    config.evaluate.domains.texts = {"mine": replace(config.evaluate.perplexity, seq_len=65, max_tokens=None)}
     with pytest.raises(ConfigError, match=r"evaluate\.domains\.texts\.mine\.seq_len=65: .* 64 tokens; give at most 64"):
-        prepared(place, "stages=[domains]", "evaluate/domains=local", texts)
+        prepare_inputs(config)
 
 
 def test_a_text_that_is_shorter_than_the_window_needs_no_shorter_window(place):
@@ -89,7 +94,7 @@ def test_a_text_that_is_shorter_than_the_window_needs_no_shorter_window(place):
 def test_a_token_beyond_the_table_is_named(place):
     for stage in ("init,distill", "perplexity"):
         with pytest.raises(ConfigError, match=r"token 25\d \('.'\), and the model has 250 embeddings"):
-            (place / "high.txt").write_text(TEXT + "äöü\u00ff")
+            (place / "high.txt").write_text(TEXT + "àí")
             text = place / "high.txt"
             long = ("data.tokens=null", "evaluate.perplexity.max_tokens=null")
             prepared(
@@ -110,7 +115,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_used_where_the_text_needs_
 
 def test_a_prompt_with_an_added_token_is_named(place):
     with pytest.raises(ConfigError, match=r"evaluate\.samples\.prompts: .* token 260 \('<added>'\)"):
-        prepared(place, "stages=[samples]", "evaluate.samples.prompts=[a<added>]", model="padded")
+        prepared(place, "stages=[samples]", "evaluate.samples.prompts=['a<added>']", model="padded")
 
 
 def test_a_baseline_has_to_have_room_as_well(place, tmp_path):

@@ -41,14 +41,20 @@ def check_fit(name: str, rank: int, shape: Iterable[int]) -> None:
         raise ValueError(f"{DAMAGED}: rank {rank} of {name} is larger than its matrix {list(shape)}")
 
 
-def check_files(files: Iterable[str]) -> None:
-    """Raise a ValueError that names a weight file which is cut short or no safetensors file."""
+def check_files(files: Iterable[str], shapes: Mapping[str, Iterable[int]]) -> None:
+    """Raise a ValueError that names a file which is cut short or no safetensors file, or a weight of another shape.
+
+    :param shapes: of the model's weights; names that a file does not hold, or holds besides, are not looked at.
+    """
     for file in files:
         try:
-            with safe_open(file, framework="pt"):
-                pass
+            with safe_open(file, framework="pt") as opened:
+                found = {name: opened.get_slice(name).get_shape() for name in shapes.keys() & set(opened.keys())}
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+        for name, shape in sorted(found.items()):
+            if shape != list(shapes[name]):
+                raise ValueError(f"{file}: the weight {name} has the shape {shape}, not {list(shapes[name])}")
 
 
 def check_finite(model: Any) -> None:

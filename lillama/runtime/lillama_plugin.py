@@ -56,10 +56,12 @@ class LowRankQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, **options: Any
     ) -> None:
-        check_files(checkpoint_files or [])
+        check_files(checkpoint_files or [], {})
         if self.stock is not None and not self.stock.pre_quantized:
             check_groups(self.quantization_config.linear, self.stock.quantization_config)
         names = install(model, self.quantization_config)
+        if not self.pre_quantized or self.stock is None:
+            check_files(checkpoint_files or [], stored_shapes(model))
         ignore_on_load(model, self.quantization_config.guards)
         refuse_missing(model, names)
         if self.stock is not None:
@@ -180,6 +182,13 @@ def kept_conversions(conversions: Iterable[Any], config: LowRankConfig) -> list[
         return any(re.search(f"(?:{target})$", name) for target in conversion.target_patterns for name in replaced)
 
     return [c for c in conversions if not isinstance(c, WeightConverter) or not touches(c)]
+
+
+def stored_shapes(model: Any) -> dict[str, torch.Size]:
+    """The shapes of the weights that a file holds as the model has them: no conversion merges, splits or turns them."""
+    converters = [c for c in get_model_conversion_mapping(model) if isinstance(c, WeightConverter)]
+    converted = re.compile("|".join(f"(?:{target})" for c in converters for target in c.target_patterns) or "(?!)")
+    return {name: value.shape for name, value in model.state_dict().items() if not converted.search(name)}
 
 
 def keep_format(model: Any, quantizer: LowRankQuantizer) -> None:
