@@ -173,7 +173,7 @@ def test_stages_may_be_left_out(cli, tmp_path):
 
 def test_the_paper_and_the_authors_presets_run(cli, tmp_path):
     for preset in ("paper", "authors_code"):
-        words = [word for word in TINY_RUN if not word.startswith("strategy=")]
+        words = [word for word in TINY_RUN if not word.startswith(("strategy=", "preset="))]
         fit = ["data=stdlib_docs", "evaluate/perplexity=stdlib_docs", "evaluate.every_tokens=0"]
         status, _, err = cli(f"preset={preset}", *words, *fit, f"hydra.run.dir={tmp_path / preset}")
         assert status == 0, err

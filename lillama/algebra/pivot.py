@@ -5,6 +5,8 @@ L [out, r] are its pivot columns, K [r, in - r] says how the others are made of 
 their order. The identity is not stored: r (out + in - r) numbers instead of r (out + in), for the same W'.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,24 @@ from lillama.algebra.spectrum import Factors
 LARGEST = 1.01  # of K's numbers; at 1 the last swaps would gain next to nothing
 
 
-def pivoted(factors: Factors) -> Factors:
+class PivotedFactors(NamedTuple):
+    """The pivoted factors of one matrix: ``a`` [out, r], ``b`` [r, in - r], and where its columns stand.
+
+    ``pivots`` [r] are the columns of the identity, ``rest`` [in - r] those of ``b``; of experts with [experts] before.
+    """
+
+    a: Tensor
+    b: Tensor
+    pivots: Tensor
+    rest: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The columns of ``a``."""
+        return self.a.shape[-1]
+
+
+def pivoted(factors: Factors) -> PivotedFactors:
     """Turn plain factors A [out, r] and B [r, in] into pivoted ones of the same product, in float64 meanwhile.
 
     No number of K is above 1.01 in size, whatever the factors are: also where their rank is below r. Factors of
@@ -23,13 +42,13 @@ def pivoted(factors: Factors) -> Factors:
     """
     if factors.b.dim() == 3:
         each = [pivoted(Factors(a, b)) for a, b in zip(factors.a, factors.b, strict=True)]
-        return Factors(*(torch.stack(parts) for parts in zip(*each, strict=True)))
+        return PivotedFactors(*(torch.stack(parts) for parts in zip(*each, strict=True)))
     a, b = factors.a.double(), factors.b.double()
     rank = b.shape[0]
     # An orthonormal basis of B's rows: which columns are pivots, and K, depend on nothing else.
     basis = torch.linalg.qr(b.T).Q.T
     pivots, rest = (places.sort().values for places in _pivots_first(basis).tensor_split([rank]))
-    return Factors(
+    return PivotedFactors(
         (a @ b[:, pivots]).to(factors.a.dtype).contiguous(),
         torch.linalg.solve(basis[:, pivots], basis[:, rest]).to(factors.b.dtype).contiguous(),
         pivots.int(),

@@ -12,15 +12,10 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before.
-
-    With ``pivots`` [r] and ``rest`` [in - r] they are pivoted (:mod:`lillama.algebra.pivot`): ``b`` is [r, in - r].
-    """
+    """The factors of one matrix: ``a`` [out, r] and ``b`` [r, in]; of one an expert with [experts] before."""
 
     a: Tensor
     b: Tensor
-    pivots: Tensor | None = None
-    rest: Tensor | None = None
 
     @property
     def rank(self) -> int:

@@ -13,6 +13,7 @@ from lillama.bench.products import Product, Recorder, synchronize
 from lillama.config import BlockwiseConfig, DistillConfig, LossConfig, Moments
 from lillama.data.tokens import TokenBlocks
 from lillama.distill import Progress, Session, distill
+from lillama.model.rows import layouts_of
 from lillama.model.student import Student
 
 BATCHES = 2  # of a round
@@ -45,6 +46,7 @@ class Engine:
     def record(self) -> list[Product]:
         """The matrix products of one batch. What is compiled would hide them: here no block is, and no optimizer."""
         plain = replace(self.config, compile=False, moments=Moments.float32)
+        layouts_of(self.student.teacher_blocks, next(self.data.batches(1, self.device)))  # is found once, in any run
         with Recorder() as recorder:
             self._distill(self.data.head(self.tokens), plain, lambda progress: None)
         return recorder.products

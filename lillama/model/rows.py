@@ -15,6 +15,7 @@ from lillama.model.inputs import Batch, model_inputs
 from lillama.model.runs import run_blocks
 
 COUNTS = (2, 3)
+ENOUGH = 16  # tokens
 
 
 def layouts_of(blocks: Blocks, batch: Batch) -> dict[int, Layout]:
@@ -41,6 +42,9 @@ def row_layouts(blocks: Blocks, batch: Batch) -> dict[int, Layout]:
 
 
 def _repeated(batch: Batch, count: int) -> Batch:
+    """The first sequence so many times; only its beginning, where no padding has to be in it."""
+    if batch.mask is None and batch.features is None:
+        return Batch(batch.ids[:1, :ENOUGH].repeat_interleave(count, 0))
     mask, features = (None if x is None else x[:1].repeat_interleave(count, 0) for x in (batch.mask, batch.features))
     return Batch(batch.ids[:1].repeat_interleave(count, 0), mask, features)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.factorize import Factors
+from lillama.algebra.pivot import PivotedFactors
 from lillama.config import FactorForm
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.sharing import shared_parameters
@@ -27,6 +28,8 @@ from lillama.runtime import (
     is_fused_experts,
     tied_head,
 )
+
+AnyFactors = Factors | PivotedFactors
 
 
 def owner(model: nn.Module, name: str) -> tuple[str, str | None]:
@@ -66,13 +69,13 @@ def matrix_at_work(model: nn.Module, name: str) -> Tensor:
 
 
 def low_rank_modules(
-    model: nn.Module, factors: Iterable[tuple[str, Factors]], *, keep_bias: bool = True
+    model: nn.Module, factors: Iterable[tuple[str, AnyFactors]], *, keep_bias: bool = True
 ) -> dict[str, LowRank]:
     """A low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device.
 
     The factors are taken one by one and kept in the model's own dtype: all of a large model's in float32 would not fit.
     """
-    fused: dict[str, dict[str, Factors]] = {}
+    fused: dict[str, dict[str, AnyFactors]] = {}
     modules: dict[str, LowRank] = {}
     for name, pair in factors:
         module, parameter = owner(model, name)
@@ -80,8 +83,8 @@ def low_rank_modules(
             modules[module] = _filled(model.get_submodule(module), pair, keep_bias)
         else:
             home = matrix(model, name)
-            order = (None if part is None else part.to(home.device) for part in pair[2:])
-            fused.setdefault(module, {})[parameter] = Factors(pair.a.to(home), pair.b.to(home), *order)
+            orders = (order.to(home.device) for order in pair[2:])
+            fused.setdefault(module, {})[parameter] = type(pair)(pair.a.to(home), pair.b.to(home), *orders)
     return modules | {name: _filled_experts(model.get_submodule(name), pairs) for name, pairs in fused.items()}
 
 
@@ -91,21 +94,21 @@ def blank_modules(
     """Low-rank modules of a plan whose factors are zeros, for weights (and orders) that come from elsewhere."""
     is_pivoted = form is FactorForm.pivoted
 
-    def zeros(name: str, rank: int) -> Factors:
+    def zeros(name: str, rank: int) -> AnyFactors:
         weight = matrix(model, name)
         *experts, out_features, in_features = weight.shape
         inner = in_features - (rank if is_pivoted else 0)
         a, b = weight.new_zeros(*experts, out_features, rank), weight.new_zeros(*experts, rank, inner)
         columns = torch.arange(in_features, dtype=torch.int32, device=weight.device).expand(*experts, -1)
-        return Factors(a, b, *(columns.tensor_split([rank], -1) if is_pivoted else ()))
+        return PivotedFactors(a, b, *columns.tensor_split([rank], -1)) if is_pivoted else Factors(a, b)
 
     blank = ((name, zeros(name, rank)) for name, rank in ranks.items())
     return low_rank_modules(model, blank, keep_bias=keep_bias)
 
 
 @torch.no_grad()
-def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
-    embedding, is_pivoted = isinstance(dense, nn.Embedding), factors.pivots is not None
+def _filled(dense: Any, factors: AnyFactors, keep_bias: bool) -> LowRank:
+    embedding, is_pivoted = isinstance(dense, nn.Embedding), isinstance(factors, PivotedFactors)
     module: Any = (
         empty_embedding(dense, factors.rank, pivoted=is_pivoted)
         if embedding
@@ -113,7 +116,7 @@ def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
     )
     module.A.weight.copy_(factors.a)
     module.B.weight.copy_(factors.b)
-    if is_pivoted:
+    if isinstance(factors, PivotedFactors):
         module.pivots.copy_(factors.pivots)
         module.rest.copy_(factors.rest)
     if not embedding and module.bias is not None:
@@ -122,9 +125,9 @@ def _filled(dense: Any, factors: Factors, keep_bias: bool) -> LowRank:
 
 
 @torch.no_grad()
-def _filled_experts(dense: nn.Module, factors: Mapping[str, Factors]) -> LowRank:
+def _filled_experts(dense: nn.Module, factors: Mapping[str, AnyFactors]) -> LowRank:
     """Experts with these factors; what stays dense is a copy, so that it may learn."""
-    is_pivoted = any(pair.pivots is not None for pair in factors.values())
+    is_pivoted = any(isinstance(pair, PivotedFactors) for pair in factors.values())
     module: Any = LowRankExperts(dense, {name: pair.rank for name, pair in factors.items()}, pivoted=is_pivoted)
     for name, parameter in list(module.named_parameters(recurse=False)):
         module.register_parameter(name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
@@ -133,7 +136,7 @@ def _filled_experts(dense: nn.Module, factors: Mapping[str, Factors]) -> LowRank
     for name, pair in factors.items():
         module.lowrank[name].A.copy_(pair.a)
         module.lowrank[name].B.copy_(pair.b)
-        if is_pivoted:
+        if isinstance(pair, PivotedFactors):
             module.lowrank[name].pivots.copy_(pair.pivots)
             module.lowrank[name].rest.copy_(pair.rest)
     return module

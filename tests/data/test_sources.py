@@ -241,7 +241,7 @@ def test_files_are_chosen_by_pattern_in_a_folder(tmp_path):
     with pytest.raises(ConfigError, match=r"no file of the pattern \*\.c"):
         read_rows(DataConfig(source=Source.local, path=str(tmp_path), files="*.c"), "data")
     for pattern in ("/etc/*", ""):
-        with pytest.raises(ConfigError, match=r"data\.files=.*: must be a pattern of files in the folder"):
+        with pytest.raises(ConfigError, match=r"data\.files=.*: must be a pattern of files below"):
             read_rows(DataConfig(source=Source.local, path=str(tmp_path), files=pattern), "data")
 
 
