@@ -51,7 +51,7 @@ def test_the_header_says_what_it_is_what_it_costs_and_how_to_run_it(name):
 def test_every_cell_composes_and_validates(name, scale):
     sweep = sweep_at(name, scale)
     if sweep is None:
-        assert scale in ("small", "shapes")
+        assert scale in ("small", "shapes") or name.startswith("ask_"), "the paper has no such question"
         return
     assert sweep.name == f"{name}/{scale}"
     assert sweep.experiment.tables
