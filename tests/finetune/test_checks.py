@@ -10,7 +10,7 @@ from tests.conftest import composed
 
 @pytest.fixture
 def config():
-    return composed("model=tiny_random", "stages=[finetune]")
+    return composed("model=tiny_random", "finetune=full", "finetune/data=stdlib_docs", "stages=[finetune]")
 
 
 def refused(config, task=Task.causal_lm):

@@ -3,16 +3,21 @@
 import numpy as np
 import pytest
 
+from lillama.cache.folders import MARK
 from lillama.config import ModelConfig
 from lillama.errors import ConfigError
 from lillama.model.load import load_model
 from tests.gguf_files import HIDDEN, write_gguf
 
 
+def kept(cache):
+    return [path for path in (cache / "gguf").iterdir() if path.name != MARK]
+
+
 def test_a_whole_file_is_imported_and_kept(tmp_path):
     model = load_model(ModelConfig(name="x", path=str(write_gguf(tmp_path / "x.gguf")), device="cpu"), tmp_path)
     assert model.config.num_hidden_layers == 2
-    assert len(list((tmp_path / "gguf").iterdir())) == 1
+    assert len(kept(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -34,4 +39,4 @@ def test_what_is_not_whole_is_refused(tmp_path, name, changes, said):
         load_model(ModelConfig(name="x", path=str(file), device="cpu"), tmp_path)
     assert "\n" not in str(caught.value)
     if "NaN" not in said:
-        assert not list((tmp_path / "gguf").iterdir()), "what was not whole is not kept"
+        assert not kept(tmp_path), "what was not whole is not kept"
