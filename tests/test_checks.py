@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lillama import compress
 from lillama.config import ZeroShotConfig
@@ -46,15 +46,19 @@ def place(tmp_path_factory):
 def configured(place, *overrides, model="fits"):
     text, short = f"path={place / 'text.txt'}", ("seq_len=32", "max_tokens=64")
     return composed(
-        *("model=hub", f"model.path={place / model}", "data=local", f"data.{text}", "data.seq_len=64"),
+        *("preset=local", "model=hub", f"model.path={place / model}", "data=local", f"data.{text}", "data.seq_len=64"),
         *("data.tokens=100", f"cache_dir={place / 'cache'}", "finetune/data=local", f"finetune.data.{text}"),
         *("evaluate/perplexity=local", f"evaluate.perplexity.{text}", *(f"evaluate.perplexity.{v}" for v in short)),
         *overrides,
     )
 
 
+def no_writer():
+    raise AssertionError("no text here is generated")
+
+
 def prepared(place, *overrides, model="fits"):
-    return prepare_inputs(configured(place, *overrides, model=model))
+    return prepare_inputs(configured(place, *overrides, model=model), no_writer)
 
 
 TOO_LONG = {
@@ -83,7 +87,7 @@ def test_domains_are_named_by_their_text(place):
     config = configured(place, "stages=[domains]", "evaluate/domains=stdlib")
     config.evaluate.domains.texts = {"mine": replace(config.evaluate.perplexity, seq_len=65, max_tokens=None)}
     with pytest.raises(ConfigError, match=r"evaluate\.domains\.texts\.mine\.seq_len=65: .* 64 tokens; give at most 64"):
-        prepare_inputs(config)
+        prepare_inputs(config, no_writer)
 
 
 def test_a_text_that_is_shorter_than_the_window_needs_no_shorter_window(place):
@@ -115,12 +119,19 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_used_where_the_text_needs_
 
 def test_a_prompt_with_an_added_token_is_named(place):
     with pytest.raises(ConfigError, match=r"evaluate\.samples\.prompts: .* token 260 \('<added>'\)"):
-        prepared(place, "stages=[samples]", "evaluate.samples.prompts=['a<added>']", model="padded")
+        prepared(
+            place,
+            "stages=[samples]",
+            "evaluate.samples.prompts=['a<added>']",
+            "evaluate.samples.max_new_tokens=8",
+            model="padded",
+        )
 
 
 def test_a_baseline_has_to_have_room_as_well(place, tmp_path):
     other = AutoConfig.for_model("gpt2", vocab_size=260, **{**SHAPE, "n_positions": 16})
     AutoModelForCausalLM.from_config(other).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(place / "fits").save_pretrained(tmp_path / "base")
     with pytest.raises(ConfigError, match=r"evaluate\.perplexity\.seq_len=32: the model has positions for 16"):
         prepared(place, "stages=[perplexity]", f"evaluate.baseline={tmp_path / 'base'}")
 
@@ -132,7 +143,7 @@ def test_a_transcript_that_is_longer_than_the_decoder_is_named(tmp_path):
     (speech / "metadata.jsonl").write_text('{"file_name": "0.wav", "transcription": "' + "a tone " * 9 + '"}')
     config = composed(*words, f"data.path={speech}", "data.tokens=null", f"cache_dir={tmp_path}", "data.seq_len=60")
     with pytest.raises(ConfigError, match=r"data\.seq_len=\d+: the model has positions for 32 tokens"):
-        prepare_inputs(config)
+        prepare_inputs(config, no_writer)
 
 
 def test_tasks_are_cut_at_the_table_and_their_tokens_named(tmp_path, tokenizer):

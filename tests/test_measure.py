@@ -3,7 +3,7 @@
 import lm_eval
 import pytest
 
-import lillama.pipeline
+import lillama.distilling
 from lillama.model.checkpoint import load_checkpoint
 from lillama.results import read_json
 from tests.conftest import TINY_RUN
@@ -127,7 +127,7 @@ def test_a_run_cut_short_in_a_task_learns_and_asks_nothing_twice(words, cli, tmp
     assert list(cut["measured"]["zero_shot"]["compressed"]["tasks"]) == ["piqa"]
 
     steps = []
-    monkeypatch.setattr(lillama.pipeline, "step_metrics", lambda progress: steps.append(progress) or {})
+    monkeypatch.setattr(lillama.distilling, "step_metrics", lambda progress: steps.append(progress) or {})
     assert cli(*words, stages, f"hydra.run.dir={tmp_path / 'run'}")[0] == 0
     assert not steps, "the distillation was made again"
     assert asked == ["piqa", "boolq", "piqa", "boolq"]
@@ -144,7 +144,7 @@ def test_a_run_cut_short_in_a_task_learns_and_asks_nothing_twice(words, cli, tmp
         ("evaluate.tasks_dir=/nowhere", "no such folder"),
         ("evaluate.samples.chat_template=true", "chat_template"),
         ("evaluate.baseline=/nowhere/model", "no such file or folder"),
-        ("stages=[wer]", "hears nothing"),
+        ("stages=[wer]", "evaluate.wer.path=None"),
     ],
 )
 def test_a_wrong_request_is_one_line_before_a_model_is_loaded(words, cli, tmp_path, monkeypatch, *, change, said):

@@ -38,7 +38,7 @@ def no_learning(monkeypatch):
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("distill/schedule=blockwise",), ("distill=authors_code",), ("factors=pivoted", "strategy=uniform")],
+    [(), ("distill/schedule=blockwise",), ("distill=authors_code",), ("factors=pivoted",)],
     ids=str,
 )
 def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(words, more, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ def speech(tmp_path):
 
 def words(whisper, speech, folder, *more):
     return (
+        "preset=local",
         "model=hub",
         f"model.path={whisper}",
         "data=speech",

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import lillama.pipeline
+import lillama.distilling
 import lillama.tuning
 from lillama import load_checkpoint
 from lillama.config import Objective, Source, Stage, Tune
@@ -118,7 +118,7 @@ def test_cut_short_it_goes_on_to_the_same_bit_without_distilling_again(whole, tm
         run(config, out)
     assert (out / "snapshots_finetune" / "step-00000005").is_dir(), "asked to end, it saves the update first"
     steps = []
-    monkeypatch.setattr(lillama.pipeline, "step_metrics", lambda progress: steps.append(progress) or {})
+    monkeypatch.setattr(lillama.distilling, "step_metrics", lambda progress: steps.append(progress) or {})
     run(config, out)
     assert not steps, "the distillation was made again"
     assert same(weights(out), weights(unbroken))
