@@ -119,6 +119,23 @@ def _settings(config: KfacConfig) -> list[object]:
     return [config.output.name, config.labels, *numbers]
 
 
+class _LatestRoot:
+    """Keep the root of the moment that was asked for last: linears that share an input follow each other.
+
+    The moment is held with it, so that no other one is taken for it.
+    """
+
+    def __init__(self, damping: float) -> None:
+        self._damping = damping
+        self._latest: tuple[Moment, Root] | None = None
+
+    def of(self, moment: Moment) -> Root:
+        """Take the root of a moment, or the one at hand."""
+        if self._latest is None or self._latest[0] is not moment:
+            self._latest = (moment, root_of(damped(moment.value, self._damping)))
+        return self._latest[1]
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """The teacher, the tokens and the settings that spectra are made from, and how many columns are kept."""
@@ -132,7 +149,7 @@ class _Work:
 
     def compute(self, names: Sequence[str]) -> Iterator[tuple[str, TwoSidedSpectrum]]:
         """Yield the spectra of the named matrices, a block's as soon as its moments are taken."""
-        mean, roots = LossMean(), dict[int, Root]()
+        mean, roots = LossMean(), _LatestRoot(self.config.input_damping)
         with TemporaryDirectory(dir=self._folder(), prefix="kfac-") as folder:
             scratch = Path(folder) if self.config.place is Place.disk else None
             taken = curvatures(
@@ -154,7 +171,7 @@ class _Work:
         self.root.mkdir(parents=True, exist_ok=True)
         return self.root
 
-    def _spectrum(self, name: str, curvature: Curvature, roots: dict[int, Root]) -> TwoSidedSpectrum:
+    def _spectrum(self, name: str, curvature: Curvature, roots: _LatestRoot) -> TwoSidedSpectrum:
         weight, columns, config = matrix_at_work(self.teacher, name), self.columns[name], self.config
         damping = {"input_damping": config.input_damping, "output_damping": config.output_damping}
         if isinstance(curvature.inputs, Tensor):
@@ -174,19 +191,11 @@ class _Work:
             return stacked(experts, weight)
         assert not isinstance(curvature.outputs, list)
         left = root_of(damped(shrunk(curvature.outputs.value, config.shrinkage), config.output_damping))
-        right = _shared_root(roots, curvature.inputs, config.input_damping)
+        right = roots.of(curvature.inputs)
         inputs = curvature.inputs.value
         return spectrum_of_roots(
             weight, left, right, inputs=inputs, input_damping=config.input_damping, columns=columns
         )
-
-
-def _shared_root(roots: dict[int, Root], moment: Moment, damping: float) -> Root:
-    """The root of a moment, once: linears that share an input share it."""
-    if id(moment) not in roots:
-        roots.clear()  # those of other blocks
-        roots[id(moment)] = root_of(damped(moment.value, damping))
-    return roots[id(moment)]
 
 
 def _table_metric(curvature: Curvature, shrinkage: float) -> tuple[Tensor, Tensor]:
