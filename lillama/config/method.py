@@ -140,65 +140,60 @@ class UniformConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class SpectrumConfig(StrategyConfig):
-    """Ranks that lose the least output energy; none is below ``k``, and they are multiples of ``round_to``.
-
-    ``tokens`` and ``floor`` are those of ``init=feature``: where they are the same, the two share their spectra.
-    """
+class SpectraRanksConfig(StrategyConfig):
+    """Ranks chosen by the spectra of matrices; none is below ``k``, and they are multiples of ``round_to``."""
 
     from_spectra: ClassVar[bool] = True
     k: int = 1
     round_to: int = 1
-    weighting: Weighting = Weighting.relative
-    tokens: int = 16384
-    floor: float = 1e-7
 
     def __post_init__(self) -> None:
         StrategyConfig.__post_init__(self)
         require(self.k > 0, "strategy.k", self.k, POSITIVE)
         require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+
+
+@dataclass(kw_only=True, slots=True)
+class SpectrumConfig(SpectraRanksConfig):
+    """Ranks that lose the least output energy; none is below ``k``, and they are multiples of ``round_to``.
+
+    ``tokens`` and ``floor`` are those of ``init=feature``: where they are the same, the two share their spectra.
+    """
+
+    weighting: Weighting = Weighting.relative
+    tokens: int = 16384
+    floor: float = 1e-7
+
+    def __post_init__(self) -> None:
+        SpectraRanksConfig.__post_init__(self)
         require(self.tokens > 0, "strategy.tokens", self.tokens, POSITIVE)
         require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
 
 
 @dataclass(kw_only=True, slots=True)
-class KfacRanksConfig(StrategyConfig):
+class KfacRanksConfig(SpectraRanksConfig):
     """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
 
     No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
     start is another one, the moments are those of ``init=kfac`` with its defaults.
     """
 
-    from_spectra: ClassVar[bool] = True
-    k: int = 1
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        StrategyConfig.__post_init__(self)
-        require(self.k > 0, "strategy.k", self.k, POSITIVE)
-        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
-
 
 @dataclass(kw_only=True, slots=True)
-class MeasuredRanksConfig(StrategyConfig):
+class MeasuredRanksConfig(SpectraRanksConfig):
     """Ranks by what cutting each matrix alone costs.
 
     It is cut to ``probe`` of its largest saving rank, the KL to the dense logits is measured on ``sequences``
     calibration sequences, and the spectrum of its outputs (``init=feature``, on ``tokens`` tokens) is scaled to it.
     """
 
-    from_spectra: ClassVar[bool] = True
-    k: int = 1
-    round_to: int = 1
     probe: float = 0.1
     sequences: int = 32
     tokens: int = 16384
     floor: float = 1e-7
 
     def __post_init__(self) -> None:
-        StrategyConfig.__post_init__(self)
-        require(self.k > 0, "strategy.k", self.k, POSITIVE)
-        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
+        SpectraRanksConfig.__post_init__(self)
         require(0 < self.probe < 1, "strategy.probe", self.probe, "a share, between 0 and 1, exclusive")
         require(self.sequences > 0, "strategy.sequences", self.sequences, POSITIVE)
         require(self.tokens > 0, "strategy.tokens", self.tokens, POSITIVE)
