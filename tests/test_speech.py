@@ -164,8 +164,9 @@ def test_a_compressed_speech_model_learns_from_the_dense_one_in_a_run_of_its_own
     status, _, err = cli(*words(whisper, speech, tmp_path / "made", "stages=[plan,init]"))
     assert status == 0, err
     own = (f"model.path={tmp_path / 'made' / 'checkpoint'}", f"evaluate.baseline={whisper}", "stages=[finetune]")
-    tuned = ("finetune=kl", "finetune/data=speech", f"finetune.data.path={speech}", "finetune.lr=1e-3")
-    status, _, err = cli(*words(whisper, speech, tmp_path / "out", *own, *tuned, "finetune.epochs=4"))
+    tuned = ("finetune=kl", "finetune/data=speech", f"finetune.data.path={speech}", "finetune.lr=1e-4")
+    steps = ("finetune.batch_size=8", "finetune.epochs=12")  # every update sees all sentences: its losses compare
+    status, _, err = cli(*words(whisper, speech, tmp_path / "out", *own, *tuned, *steps))
     assert status == 0, err
     losses = [loss for _, loss in read_json(tmp_path / "out" / "results.json")["finetune"]["loss"]]
     assert losses[-1] < losses[0]
