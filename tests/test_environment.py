@@ -1,15 +1,18 @@
 """An empty environment variable is one that is not set."""
 
 import os
+from unittest.mock import MagicMock
 
 import pytest
+import wandb
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from lillama.compose import set_up
+from lillama.config import LoggerConfig
 from lillama.environment import variable
 from lillama.errors import ConfigError
-from lillama.logger.wandb import _default_mode
+from lillama.logger.wandb import WandbLogger
 from tests.conftest import composed
 
 NAMES = (
@@ -60,10 +63,13 @@ def test_no_configuration_reads_the_environment_in_another_way():
     assert OmegaConf.has_resolver("env")
 
 
-@pytest.mark.parametrize("key", ["", "0" * 40])
-def test_an_empty_mode_of_wandb_is_none(key, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("key", "mode"), [("", "offline"), ("0" * 40, "online")])
+def test_an_empty_mode_of_wandb_is_none(key, mode, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "")
     monkeypatch.setenv("NETRC", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", key)
-    assert _default_mode() == (None if key else "offline")
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options["mode"]) or MagicMock())
+    WandbLogger(LoggerConfig(), tmp_path, group="g", settings={})
+    assert asked == [mode]

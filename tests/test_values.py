@@ -21,7 +21,7 @@ from lillama.model.load import load_model
 from lillama.model.remote_code import code_options
 from lillama.model.targets import ModelShape
 from lillama.pipeline import run
-from lillama.prepare import check_plan_beside
+from lillama.saving import plan_beside
 from lillama.strategy.plan import plan_file
 from tests.conftest import ROOT, TINY_LLAMA, TINY_RUN, composed
 from tests.families import FAMILIES
@@ -240,9 +240,9 @@ def test_a_broken_plan_beside_a_checkpoint_is_named_before_it_is_tuned(text, who
         (tmp_path / "plan.json").write_text(json.dumps(known | json.loads(text)))
     model = dataclasses.replace(whole.model, path=str(tmp_path))
     config = dataclasses.replace(whole, model=model, stages=[Stage.finetune])
-    with pytest.raises(ConfigError, match=rf"^model.path={tmp_path}: its plan.json cannot be read"):
-        check_plan_beside(config)
-    check_plan_beside(dataclasses.replace(config, model=dataclasses.replace(model, path=str(checkpoint))))
+    with pytest.raises(ConfigError, match=rf"^model.path={tmp_path}: its plan.json is damaged"):
+        plan_beside(config)
+    assert plan_beside(dataclasses.replace(config, model=dataclasses.replace(model, path=str(checkpoint))))
 
 
 @pytest.mark.parametrize(

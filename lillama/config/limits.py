@@ -50,8 +50,8 @@ def check_path(key: str, value: str) -> None:
     require(bool(value.strip()), key, repr(value), "must not be empty")
     try:
         Path(value).expanduser().stat()
-    except RuntimeError as error:  # ~nobody, or no home
-        raise ConfigError(f"{key}={value}: {error}") from None
+    except RuntimeError:  # ~nobody, or no home
+        raise ConfigError(f"{key}={value}: there is no such home folder; give a path without ~") from None
     except OSError as error:
         if error.errno not in MISSING_PLACE:
             raise ConfigError(f"{key}={value}: cannot be read ({error.strerror})") from None
