@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lillama.algebra.spectrum import Factors
 
-LARGEST = 1.01  # of K's numbers; at 1 the last swaps would gain next to nothing
+LARGEST = 2.0  # of K's numbers: well conditioned; each further swap costs a pass over K and gains little
 
 
 class PivotedFactors(NamedTuple):
@@ -35,7 +35,7 @@ class PivotedFactors(NamedTuple):
 def pivoted(factors: Factors) -> PivotedFactors:
     """Turn plain factors A [out, r] and B [r, in] into pivoted ones of the same product, in float64 meanwhile.
 
-    No number of K is above 1.01 in size, whatever the factors are: also where their rank is below r. Factors of
+    No number of K is above 2 in size, whatever the factors are: also where their rank is below r. Factors of
     experts have [experts] before.
 
     :return: L and K in the dtype of the factors, and where the pivots and the rest are, each ascending, as int32.
