@@ -280,11 +280,11 @@ def test_uniform_meets_the_budget_of_the_whole_model(shape, reduction, step, k):
             for pick, by in ((max, -step), (min, step))
         )
         assert least <= most + 1e-9
-    # What is left over is too little for another step, but where a matrix got its step already.
+    # What is left over is too little for another step of all; a matrix at its largest rank cannot take its own.
     gap = target - plan.parameters
     dearest = max(t.copies * of_factors(t, step) for t in large)
-    room = [t for t in large if candidates(t, k=plan.ranks[t.name] + step, m=1)]
-    assert gap < dearest or not room
+    full = [t for t in large if not candidates(t, k=plan.ranks[t.name] + step, m=1)]
+    assert gap < dearest or full
 
 
 def test_a_lowest_rank_makes_the_larger_matrices_give_more(tmp_path):
