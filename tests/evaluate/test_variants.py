@@ -157,8 +157,9 @@ def test_only_what_is_at_work_is_on_the_gpu(kind, tmp_path):
         variants = student_variants(random_student(load_model(config, tmp_path), ranks))
     else:
         variants = model_variants({role: load_model(config, tmp_path) for role in ("dense", "compressed")})
+    idle = torch.cuda.memory_allocated()  # the workspace that a matrix product before this one has left
     for variant in variants:
         with variant.at_work() as model:
             own = sum(tensor.nbytes for tensor in tensors_of(model))
             assert {tensor.device.type for tensor in tensors_of(model)} == {"cuda"}
-            assert own <= torch.cuda.memory_allocated() < 1.5 * own
+            assert own <= torch.cuda.memory_allocated() - idle < 1.5 * own
