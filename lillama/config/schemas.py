@@ -107,6 +107,8 @@ def plain(config: RunConfig) -> dict[str, Any]:
 @cache
 def register_schemas() -> None:
     """Make the schemas known to Hydra, once; ``conf/`` names them in its defaults lists."""
+    # Hydra copies its store at each composition and some hundred times for --help; what it loads from it is a copy too.
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
