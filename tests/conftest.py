@@ -15,8 +15,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -53,13 +55,17 @@ TINY_RUN = (
 )
 LONGEST = (
     "test_real_model",
+    "test_tiny_others",
     "test_torchrun",
     "slurm",
-    "test_tiny",
+    "test_tiny_tables",
     "test_kills",
     "test_pipeline",
-    "test_joblib",
     "test_compose",
+    "test_logits",
+    "test_fresh_process",
+    "test_launch",
+    "test_joblib",
 )
 set_up()
 # The processes that tests start share what the first of them compiled, or each would compile all it imports.
@@ -71,6 +77,24 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and whatever they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_read_once() -> Iterator[None]:
+    """A composition reads some thirty files; one that has not changed is parsed once."""
+    known: dict[object, ConfigResult] = {}
+    read = FileConfigSource.load_config
+
+    def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
+        file = Path(source.path) / source._normalize_file_name(config_path)
+        key = (source.provider, file, file.stat().st_mtime_ns if file.is_file() else None)
+        if key not in known:
+            known[key] = read(source, config_path)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_config)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
