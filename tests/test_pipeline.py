@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,25 @@ from lillama.results import read_json, read_result
 from tests.conftest import ROOT, TINY_RUN, composed
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A place for the finished run, and what it printed."""
+    return tmp_path_factory.mktemp("finished"), []
+
+
 @pytest.fixture
-def finished_run(cli, tmp_path):
-    folder = tmp_path / "run"
+def finished_run(cli, kept):
+    """Run once for all tests; each finds the folder as the run left it."""
+    (place, printed), folder = kept, kept[0] / "run"
     words = (*TINY_RUN, "evaluate.every_tokens=512", f"hydra.run.dir={folder}")
-    status, out, err = cli(*words)
-    assert status == 0, err
-    return folder, out, words
+    if not printed:
+        status, out, err = cli(*words)
+        assert status == 0, err
+        printed.append(out)
+        shutil.copytree(folder, place / "as it was")
+    shutil.rmtree(folder)
+    shutil.copytree(place / "as it was", folder)
+    return folder, printed[0], words
 
 
 def test_a_runs_folder_holds_what_was_promised(finished_run):
