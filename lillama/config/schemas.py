@@ -1,5 +1,6 @@
 """The schemas by group, as Hydra is told of them, and a configuration as plain values."""
 
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -103,8 +104,11 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != "experiment"}
 
 
+@cache
 def register_schemas() -> None:
-    """Make the schemas known to Hydra; ``conf/`` names them in its defaults lists."""
+    """Make the schemas known to Hydra, once; ``conf/`` names them in its defaults lists."""
+    # Hydra copies its store at each composition and some hundred times for --help; what it loads from it is a copy too.
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():

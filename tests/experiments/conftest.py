@@ -1,9 +1,13 @@
-"""Shapes of the paper's models, each made once."""
+"""What the tests of experiments share: shapes of the paper's models, each made once, and runs of all cells."""
 
 import pytest
 
+from lillama.compose import experiment_sweep
 from lillama.model.load import meta_model
 from lillama.model.targets import model_shape
+from lillama.report.experiment import Places, experiment_tables
+from tests.evaluate.tasks_data import fill_all
+from tests.whisper import make_speech, make_whisper
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +21,46 @@ def model_shapes(tmp_path_factory):
         return known[config.name]
 
     return shape
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    return fill_all(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """What a run of speech is told: a model, and sound for everything."""
+    pytest.importorskip("soundfile", reason="soundfile is not installed")
+    pytest.importorskip("jiwer", reason="jiwer is not installed")
+    folder = tmp_path_factory.mktemp("sound")
+    model, speech = make_whisper(folder / "whisper"), make_speech(folder / "speech")
+    places = [f"{key}.path={speech}" for key in ("data", "finetune.data", "evaluate.wer")]
+    return [
+        f"model.path={model}",
+        *places,
+        "evaluate.wer.max_new_tokens=8",
+        "data.tokens=64",
+        "finetune.data.tokens=64",
+    ]
+
+
+@pytest.fixture
+def run_all(request, cli, tasks, tmp_path, monkeypatch):
+    """Run all cells of an experiment on random models; its report is complete then, and was not before."""
+
+    def check(name):
+        monkeypatch.chdir(tmp_path)
+        more = request.getfixturevalue("sound") if name == "table16_whisper" else []
+        sweep = experiment_sweep(name, "tiny")
+        places = Places(outputs=tmp_path / "outputs", frozen=tmp_path / "none")
+        before = [entry for table in experiment_tables(name, "tiny", places) for entry in table.entries]
+        assert any(entry.status == "MISSING" for entry in before)
+        status, _, err = cli(f"experiments={name}", "scale=tiny", f"evaluate.tasks_dir={tasks}", *more)
+        assert status == 0, err
+        assert len(list((tmp_path / "outputs" / sweep.name).glob("*/results.json"))) == len(sweep.cells)
+        for table in experiment_tables(name, "tiny", places):
+            assert not [entry for entry in table.entries if entry.open], table.name
+            assert [entry for entry in table.entries if entry.status == "measured"], table.name
+
+    return check

@@ -1,0 +1,13 @@
+"""Every other experiment runs, all its cells, on random models; its report is then complete.
+
+Benchmarks have tests of their own.
+"""
+
+import pytest
+
+from lillama.compose import experiment_names
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_names() if not name.startswith(("table", "bench_"))])
+def test_all_cells_run_and_the_report_is_complete(name, run_all):
+    run_all(name)

@@ -1,0 +1,10 @@
+"""Every experiment of a table of the paper runs, all its cells, on random models; its report is then complete."""
+
+import pytest
+
+from lillama.compose import experiment_names
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_names() if name.startswith("table")])
+def test_all_cells_run_and_the_report_is_complete(name, run_all):
+    run_all(name)
