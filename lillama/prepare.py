@@ -34,6 +34,7 @@ from lillama.evaluate.zero_shot import check_generation
 from lillama.finetune import check_finetune, check_teacher
 from lillama.fits import check_memory
 from lillama.model.checkpoint import check_space
+from lillama.model.inputs import check_inputs
 from lillama.model.limits import Limits, model_limits
 from lillama.model.load import (
     check_dense,
@@ -109,6 +110,8 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
     tunes = Stage.finetune in stages
     tokenizer = load_tokenizer(config.model, cache_of(config))
     model = meta_model(config.model, cache_of(config))
+    if config.calibrates or tunes:
+        check_inputs(model)
     limits = _limits(config, model)
     check_settings(config, limits)
     prompts = prompt_tokens(tokenizer, evaluate.samples) if Stage.samples in stages else []

@@ -172,6 +172,21 @@ def test_a_compressed_speech_model_learns_from_the_dense_one_in_a_run_of_its_own
     assert losses[-1] < losses[0]
 
 
+def test_the_recommended_recipe_compresses_a_speech_model(cli, whisper, speech, tmp_path):
+    """Ranks and a start by the curvature on both sides, pivoted factors, then the dense model's logits."""
+    out = tmp_path / "out"
+    sizes = ("strategy.reduction=0.2", "data.seq_len=32", "finetune.data.tokens=128")
+    stages = ("strategy=kfac", "stages=[plan,init,finetune,wer]", *sizes)
+    heard = ("evaluate/wer=local", f"evaluate.wer.path={speech}", "evaluate.wer.max_new_tokens=20")
+    status, _, err = cli(*words(whisper, speech, out, "preset=recommended", *stages, *heard)[1:])
+    assert status == 0, err
+    result = read_json(out / "results.json")
+    assert 0 < result["loss_rise"]["predicted"] < float("inf")
+    assert {name.split(".")[1] for name in read_json(out / "plan.json")["ranks"]} == {"encoder", "decoder"}
+    small = load_checkpoint(out / "checkpoint")
+    assert sum(p.numel() for p in small.parameters()) == result["parameters"]["compressed"]
+
+
 def test_a_speech_model_is_not_fine_tuned_on_text(cli, whisper, speech, tmp_path):
     status, _, err = cli(*words(whisper, speech, tmp_path / "out", "stages=[finetune]"))
     assert status == 2

@@ -108,7 +108,8 @@ class InputCollector:
         stack = self.blocks.stack(self.blocks.index_of(name))
         mask = self.inputs.mask(0 if x is self.memory else stack)
         if mask is not None and mask.numel() != x[..., 0].numel():
-            raise ConfigError(f"{name}: its rows are not its batch's tokens; use init=svd, and no strategy=spectrum")
+            why = "its rows are not its batch's tokens, so padding cannot be told"
+            raise ConfigError(f"{name}: {why}; use data without padding, or init=svd and a strategy without moments")
         return None if mask is None else mask.reshape(x.shape[:-1])
 
     def _linear(self, name: str) -> Callable[..., None]:

@@ -51,12 +51,14 @@ class OutputCollector:
         model = self.inputs.model
         dense = model.get_submodule(name)
         weight = matrix(model, name)
-        size = weight.shape[1] if isinstance(dense, nn.Embedding) else weight.shape[0]
+        tokens = isinstance(dense, nn.Embedding)
+        size = weight.shape[1] if tokens else weight.shape[0]
         self.moments[name] = self._moment(size, diagonal=dense is model.get_output_embeddings())
 
         def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if output.requires_grad:
-                mask = self.inputs.mask(name, output)
+                # A linear's rows are those of its input: an encoder's, where cross-attention projects its output.
+                mask = self.inputs.mask(name, output if tokens else args[0])
                 output.register_hook(lambda gradient: self._add(name, gradient, mask))
 
         return forward

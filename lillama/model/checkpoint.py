@@ -1,5 +1,6 @@
 """A compressed model as a Hugging Face folder: safetensors, tokenizer, generation config, plan and model card."""
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -85,8 +86,10 @@ def save_loaded(
 def check_saveable(model: Any, tokenizer: Any) -> None:
     """Save all of a checkpoint but its weights and throw it away: what cannot be saved shows before the long work.
 
-    :raises ConfigError: for a generation config, a tokenizer or a processor that transformers refuses to write.
+    :raises ConfigError: for a generation config, a tokenizer or a processor that transformers refuses to write, and for
+        a configuration that it writes and cannot make a model of (the text part of Emu3).
     """
+    _check_loadable(model)
     with tempfile.TemporaryDirectory(prefix="lillama-") as folder:
         try:
             model.config.save_pretrained(folder)
@@ -98,6 +101,15 @@ def check_saveable(model: Any, tokenizer: Any) -> None:
             raise ConfigError(
                 f"model: a checkpoint of it cannot be saved ({reason}); mend its files, or set save_checkpoint=false"
             ) from None
+
+
+def _check_loadable(model: Any) -> None:
+    saved = copy.copy(model.config)
+    saved.architectures = [type(model).__name__]
+    auto = AUTO_CLASSES[task_of_architecture(saved)]
+    if type(saved) not in auto._model_mapping and not hasattr(saved, "auto_map"):
+        own = f"{auto.__name__} knows no {type(saved).__name__}"
+        raise ConfigError(f"model={type(model).__name__}: a checkpoint of it cannot be loaded (transformers' {own})")
 
 
 def load_checkpoint(

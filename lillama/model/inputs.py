@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
+from lillama.errors import ConfigError
 from lillama.model.limits import vocabulary
+
+WHISPERS = ("num_mel_bins", "max_source_positions")  # what the sizes of its features are read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,16 @@ def model_inputs(model: Any, batch: Batch) -> ModelInputs:
     attention = None if batch.mask is None else batch.mask.long()
     cache = {"use_cache": False} if _takes_use_cache(model) else {}
     return ModelInputs({"input_ids": batch.ids, "attention_mask": attention, **cache}, (batch.mask,))
+
+
+def check_inputs(model: Any) -> None:
+    """Raise a :class:`ConfigError` for a model that reads neither tokens nor features of sound as Whisper does."""
+    family, reads = model.config.model_type, getattr(model, "main_input_name", "input_ids")
+    hears = MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES.get(family) == type(model).__name__
+    whispers = reads == "input_features" and all(hasattr(model.config, key) for key in WHISPERS)
+    if not whispers and (hears or reads != "input_ids"):
+        what = "hears another kind of features than Whisper's" if hears else f"reads {reads}, not tokens"
+        raise ConfigError(f"model={type(model).__name__}: {what}, which no data here has")
 
 
 def _known(model: Any, batch: Batch) -> Batch:

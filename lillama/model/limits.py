@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lillama.errors import ConfigError
+
 SIDES = ("encoder", "decoder")
 
 
@@ -59,10 +61,15 @@ def model_limits(model: Any) -> Limits:
 
 
 def vocabulary(model: Any) -> int:
-    """How many token ids a model knows: the rows of its input embedding, or of a smaller head."""
+    """How many token ids a model knows: the rows of its input embedding, or of a smaller head.
+
+    :raises ConfigError: for a model without a table of tokens.
+    """
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    sizes = [_rows(end) for end in ends if end is not None]
-    return min(size for size in sizes if size is not None)
+    sizes = [size for size in (_rows(end) for end in ends if end is not None) if size is not None]
+    if not sizes:
+        raise ConfigError(f"model={type(model).__name__}: has no input embedding of tokens")
+    return min(sizes)
 
 
 def _rows(module: Any) -> int | None:

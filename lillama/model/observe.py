@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lillama.errors import ConfigError
@@ -91,12 +91,18 @@ def _batch(model: Any) -> Batch:
 
 
 class _Zeros(TorchDispatchMode):
-    """Takes a number that code asks a tensor for as zero: no token is padding, none has global attention."""
+    """Takes a number that code asks a tensor of values for as zero: no token is padding, none has global attention.
+
+    One that follows from sizes alone (Longformer counts its windows in tensors) is what it is.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException:
+            if func is not torch.ops.aten._local_scalar_dense.default:
+                raise
             return {torch.bool: False}.get(args[0].dtype, 0.0 if args[0].is_floating_point() else 0)
-        return func(*args, **(kwargs or {}))
 
 
 class _Watch:

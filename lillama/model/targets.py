@@ -1,19 +1,23 @@
 """Which matrices of a model may be factorised: linears in its blocks, fused experts, and the embedding and the head."""
 
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.ranks import candidate_ranks, dense_parameters, exact_rank, factor_parameters, largest_saving_rank
 from lillama.config import FactorForm, Scope, TargetsConfig
 from lillama.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.inputs import check_inputs
 from lillama.model.observe import called_modules
 from lillama.model.sharing import shared_parameters
 from lillama.runtime import expert_matrices, is_fused_experts, tied_head
@@ -115,8 +119,8 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
 
     :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
-    :raises ConfigError: for a pattern that matches nothing, a model of other stacks than the text's, or blocks that
-        cannot be distilled one by one.
+    :raises ConfigError: for a pattern that matches nothing, a model of other stacks than the text's, one that reads
+        neither tokens nor Whisper's features, or blocks that cannot be distilled one by one.
     """
     blocks = Blocks(model)
     stacks = [stack.name for stack in blocks.stacks]
@@ -124,6 +128,8 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
         raise ConfigError(
             f"model={type(model).__name__}: one stack, or an encoder and a decoder, is needed; has {stacks}"
         )
+    check_inputs(model)
+    _check_first(model, blocks)
     inside = [target for index in range(len(blocks)) for target in _inside(blocks.name(index), index, blocks[index])]
     idle, shared = _idle(model, inside), _shared(model, inside)
     inside = [target for target in inside if target.name not in {*idle, *shared}]
@@ -133,6 +139,15 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     tied = {target.name: tied_head(model, target.name) for target in ends}
     kept = _chosen(every, default, chosen or TargetsConfig(), tied, dense=(*idle, *shared))
     return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept, tuple(every), idle, shared)
+
+
+def _check_first(model: Any, blocks: Blocks) -> None:
+    """Raise where a block takes something before its hidden states, as Reformer's second stream."""
+    for kind in {type(blocks[index]) for index in range(len(blocks))}:
+        _, first, *rest = [*inspect.signature(kind.forward).parameters, "", ""]
+        if "hidden_states" in rest:
+            why = f"its blocks take {first} before their hidden states"
+            raise ConfigError(f"model={type(model).__name__}: {why}; they cannot be distilled one by one")
 
 
 def _idle(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
@@ -198,9 +213,30 @@ def _inside(prefix: str, index: int, block: nn.Module) -> Iterator[Target]:
                 if value.dim() == 3:
                     experts, out_features, in_features = expert_matrices(module, parameter).shape
                     yield Target(f"{name}.{parameter}", index, (out_features, in_features), experts)
-        elif isinstance(module, nn.Linear | Conv1D) and name.rpartition(".")[2] not in READ_BY_WEIGHT:
+        elif _multiplies(module) and name.rpartition(".")[2] not in READ_BY_WEIGHT:
             shape = module.weight.shape[::-1] if isinstance(module, Conv1D) else module.weight.shape
             yield Target(name, index, (shape[0], shape[1]))
+
+
+def _multiplies(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    """Whether a module multiplies by its weight, as two factors can in its place.
+
+    A class of linears with a forward of its own may do something else: a router gives several tensors, a grouped one
+    has a weight for each part of its input. What it gives for three rows tells, by its shape.
+    """
+    if isinstance(module, Conv1D) or type(module).forward is nn.Linear.forward:
+        return isinstance(module, nn.Linear | Conv1D)
+    if not isinstance(module, nn.Linear):
+        return False
+    weights = {name: torch.empty_like(value, device="meta") for name, value in module.named_parameters()}
+    rows = torch.empty(1, 3, module.in_features, dtype=module.weight.dtype, device="meta")
+    try:
+        with torch.no_grad():
+            found = functional_call(module, weights, (rows,))
+    except Exception as error:  # noqa: BLE001 - another kind of input, another way of computing
+        log.debug("%s does not multiply by its weight: %r", type(module).__name__, error)
+        return False
+    return isinstance(found, Tensor) and found.shape == (1, 3, module.out_features)
 
 
 def _ends(model: Any, blocks: Blocks) -> Iterator[Target]:

@@ -174,14 +174,29 @@ def refuse_missing(model: Any, names: list[str]) -> None:
 
 
 def kept_conversions(conversions: Iterable[Any], config: LowRankConfig) -> list[Any]:
-    """Weight conversions without those that merge or split what is compressed; renamings stay."""
-    replaced = [f"{name}.weight" for name in (*config.linear, *config.embedding)]
+    """Weight conversions without those that merge or split what is compressed, or lose a factor's name.
+
+    Renamings stay where a factor that is saved under another name gets its own back.
+    """
+    linear = [*config.linear, *config.embedding]
+    replaced = [f"{name}.weight" for name in linear]
     replaced += [f"{module}.{name}" for module, ranks in config.experts.items() for name in ranks]
+    factors = [f"{name}.{factor}.weight" for name in linear for factor in ("A", "B")]
 
-    def touches(conversion: Any) -> bool:
-        return any(re.search(f"(?:{target})$", name) for target in conversion.target_patterns for name in replaced)
+    def drops(conversion: Any) -> bool:
+        if isinstance(conversion, WeightConverter):
+            return any(_names(target, name) for target in conversion.target_patterns for name in replaced)
+        back = conversion.reverse_transform()
+        forth = back.reverse_transform()  # one of its own: transformers notes which transforms were of use
+        return any(forth.rename_source_key(back.rename_source_key(name)[0])[0] != name for name in factors)
 
-    return [c for c in conversions if not isinstance(c, WeightConverter) or not touches(c)]
+    return [conversion for conversion in conversions if not drops(conversion)]
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a pattern of transformers' ends with a part of a name, as the module's of a weight."""
+    anything = pattern.replace(r"\1", ".*")
+    return re.search(rf"(?:{anything})(?!\w)", name) is not None
 
 
 def stored_shapes(model: Any) -> dict[str, torch.Size]:

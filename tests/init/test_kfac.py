@@ -1,5 +1,7 @@
 """The two-sided start: its moments are plain autograd's, and its factors raise the loss least."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from lillama.init.curvature import LossMean, curvatures, is_plain_chain
 from lillama.init.kfac import loss_spectra
 from lillama.init.labels import CalibrationLoss
 from lillama.model.blocks import Blocks
-from lillama.model.inputs import Batch
+from lillama.model.inputs import Batch, model_inputs
 from lillama.model.prediction import predictions
 from lillama.model.student import Student
 from lillama.model.surgery import matrix
@@ -24,8 +26,11 @@ from tests.families import batch_for, tiny
 class Batches:
     """Calibration data that is a few batches of what a family reads."""
 
-    def __init__(self, model, length=12, count=3):
+    def __init__(self, model, length=12, count=3, lengths=None):
         self.given = [batch_for(model, 2, length, seed=seed) for seed in range(count)]
+        if lengths is not None:
+            mask = torch.arange(length) < torch.tensor(lengths)[:, None]
+            self.given = [replace(batch, mask=mask) for batch in self.given]
         self.hash = "batches"
 
     @property
@@ -43,38 +48,46 @@ class Batches:
 
 
 def plain(model, names, data):
-    """Inputs' and gradients' moments by hooks on a whole forward and backward pass."""
-    inputs, outputs, hooks = {}, {}, []
+    """Inputs' and gradients' moments, and their rows, by hooks on a whole forward and backward pass.
+
+    Padding is left out: an encoder's for what works on its rows, cross-attention's keys and values included.
+    """
+    inputs, outputs, rows, hooks, masks = {}, {}, {}, [], []
+
+    def real(name, x):
+        mask = masks[-1][-1 if name.startswith(DECODERS) and not name.endswith(OF_THE_ENCODER) else 0]
+        return (x.flatten(0, -2) if mask is None else x[mask]).double()
 
     def watch(name, module):
         def hook(_, args, output):
-            x = args[0].detach().flatten(0, -2).double()
-            inputs[name] = inputs.get(name, 0) + x.T @ x
+            x = real(name, args[0].detach())
+            inputs[name], rows[name] = inputs.get(name, 0) + x.T @ x, rows.get(name, 0) + len(x)
 
             def back(gradient):
-                g = gradient.flatten(0, -2).double()
+                g = real(name, gradient)
                 outputs[name] = outputs.get(name, 0) + g.T @ g
 
             output.register_hook(back)
 
         return module.register_forward_hook(hook)
 
-    rows = 0
     for name in names:
         hooks.append(watch(name, model.get_submodule(name)))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for batch in data.batches(2, "cpu"):
         arguments, targets = predictions(model, batch)
+        masks.append(model_inputs(model, batch).masks)
         logits = model(**arguments).logits
         F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").backward()
-        rows += batch.ids.numel()
     for hook in hooks:
         hook.remove()
     model.requires_grad_(False)
     return inputs, outputs, rows
 
 
+DECODERS = ("decoder.", "model.decoder.")
+OF_THE_ENCODER = ("encoder_attn.k_proj", "encoder_attn.v_proj", "EncDecAttention.k", "EncDecAttention.v")
 FAMILIES = {
     "llama": ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj", "model.layers.2.mlp.gate_proj"],
     "gpt2": ["transformer.h.0.attn.c_attn", "transformer.h.2.mlp.c_proj"],
@@ -98,18 +111,35 @@ FAMILIES = {
 def test_moments_are_those_of_plain_autograd(family, place, tmp_path):
     model = tiny(family)
     data, names = Batches(model), FAMILIES[family]
-    inputs, outputs, _ = plain(model, names, data)
+    inputs, outputs, rows = plain(model, names, data)
     mean = LossMean()
     scratch = tmp_path if place is Place.disk else None
     found = dict(curvatures(model, names, data, KfacConfig(), mean=mean, scratch=scratch))
     assert set(found) == set(names)
     for name in names:
-        mine, count = found[name], found[name].inputs.count
-        assert mine.outputs.count == count
-        close(mine.inputs.value * count, inputs[name])
-        close(mine.outputs.value * count, outputs[name])
+        close_to(found[name], inputs[name], outputs[name], rows[name])
     assert mean.count > 0
     assert not list(tmp_path.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "whisper"])
+@pytest.mark.parametrize(("length", "lengths"), [(12, (12, 7)), (11, (8, 11)), (12, (12, 12)), (11, None)])
+def test_an_encoder_decoders_moments_are_of_its_own_rows_on_both_sides(family, length, lengths):
+    """Its two sides have rows of their own, and cross-attention takes keys and values of the encoder's."""
+    model = tiny(family)
+    data = Batches(model, length, lengths=lengths)
+    names = [target.name for target in model_shape(model).targets]
+    assert any(name.endswith(OF_THE_ENCODER) for name in names)
+    found = dict(curvatures(model, names, data, KfacConfig(), mean=LossMean()))
+    inputs, outputs, rows = plain(model, names, data)
+    for name in names:
+        close_to(found[name], inputs[name], outputs[name], rows[name])
+
+
+def close_to(found, inputs, outputs, rows):
+    assert found.inputs.count == found.outputs.count == rows
+    close(found.inputs.value * rows, inputs)
+    close(found.outputs.value * rows, outputs)
 
 
 def close(one, other):

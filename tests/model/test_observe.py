@@ -66,6 +66,7 @@ def test_blocks_that_lean_on_one_another_are_refused_by_their_cause_before_any_w
     [
         ("bart", AutoModelForCausalLM, ".encoder_attn.", {**BOTH_SIDES, **DECODER, "max_position_embeddings": 64}),
         ("trocr", AutoModelForCausalLM, ".encoder_attn.", {**BOTH_SIDES, "max_position_embeddings": 64}),
+        ("longformer", AutoModelForMaskedLM, "_global", {**ENCODER, "attention_window": 4}),
     ],
 )
 def test_matrices_that_never_run_stay_dense_and_are_named(family, auto, part, fields, caplog):

@@ -27,9 +27,10 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"dim_ff|d_inner|n_inner|dff|d_ff|ffn_hidden_size|intermediate_size_.*|.*_hidden_dim", 48),
     (r"hidden_size_per_layer_input", 8),
     (r".*hidden_size|d_model|n_embd|.*emb(ed(ding)?)?_(dim|size)|hidden_dim|dim|word_embed_proj_dim|lru_width", 32),
+    (r"adapter_(in|out)_dim|adapter_input_size", 32),
     (r"prediction_head_size|cross_attention_hidden_size|query_pre_attn_scalar|d_latents|dim_model_base", 32),
+    (r"n_group|topk_group|num_(expert_)?group", 1),
     (r".*d_state|state_size|ssm_state_size|.*n_groups|num_latents", 4),
-    (r"n_group|topk_group", 1),
     (r".*chunk_size|.*chunk_length|.*block_size|.*window.*|local_attention|attention_window", 8),
     (r"index_topk|index_topk_blocks", 4),
     (r"max_source_positions", 12),
@@ -39,6 +40,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"image_size", 28),
     (r"patch_size", 14),
 )
+# Of multi-head latent attention, whose key heads have a part with positions and one without.
+LATENT = {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "qk_head_dim": 12, "head_dim": 4, "num_key_value_heads": 4}
 UNSIZED = ("chunk_size_feed_forward", "chunk_size_lm_head")
 
 
@@ -51,7 +54,9 @@ def tiny_configuration(family: str, changes: Mapping[str, Any] | None = None) ->
 def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration to change, and the values that make it small."""
     chosen = _chosen_layers(fields)
-    small: dict[str, Any] = {"head_dim": 4} if {"head_dim", "qk_rope_head_dim"} <= fields.keys() else {}
+    small: dict[str, Any] = {}
+    if "qk_rope_head_dim" in fields:
+        small |= {name: size for name, size in LATENT.items() if isinstance(fields.get(name), int)}
     for name, value in fields.items():
         if name in UNSIZED or name in small or isinstance(value, bool):
             continue

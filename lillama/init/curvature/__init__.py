@@ -52,13 +52,29 @@ def curvatures(
     blocks = Blocks(model)
     loss = CalibrationLoss(model, config.labels == SAMPLED_LABELS, getattr(data, "mask_token", None), config.seed)
     work = CurvatureWork(blocks, data, config.output, loss, mean, limit, progress)
-    if is_plain_chain(blocks, next(iter(data.batches(1, work.device)))):
+    try:
+        yield from _curvatures(work, names, scratch)
+    finally:
+        _let_go(model)
+
+
+def _curvatures(work: CurvatureWork, names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, Curvature]]:
+    blocks = work.blocks
+    if is_plain_chain(blocks, next(iter(work.data.batches(1, work.device)))):
         yield from streamed(work, names, scratch)
         return
     if work.device.type != "cpu" and any(hasattr(blocks[index], VISIT) for index in range(len(blocks))):
         raise ConfigError("model.offload=true: init=kfac runs a model of this family whole; set model.offload=false")
     log.info("init=kfac: the blocks share more than hidden states, so the model is run whole")
     yield from whole(work, names)
+
+
+def _let_go(model: nn.Module) -> None:
+    """Cut what modules keep of a pass (RecurrentGemma's states) from its graph: else they could not be copied."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                vars(module)[name] = value.detach()
 
 
 def is_plain_chain(blocks: Blocks, batch: Batch) -> bool:

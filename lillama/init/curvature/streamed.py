@@ -135,7 +135,7 @@ class _Stream:
         block, leaf = self.blocks[index], call.hidden.detach().requires_grad_()
         with at_work(block):  # its weights are needed on the way back, too
             with torch.enable_grad():
-                output = call.replay(block, leaf)
+                output = call.replay(block, leaf.clone())  # a block may change its input in place
             output.backward(self.gradients[number])
         assert leaf.grad is not None
         return leaf.grad
@@ -147,4 +147,5 @@ class _Stream:
 def _with_leaf(result: Any) -> tuple[Tensor, Any]:
     """What a block gave back, with hidden states that take a gradient; they come first."""
     leaf = hidden_states(result).detach().requires_grad_()
-    return leaf, ((leaf, *result[1:]) if isinstance(result, tuple) else leaf)
+    given = leaf.clone()  # which the model may change in place
+    return leaf, ((given, *result[1:]) if isinstance(result, tuple) else given)

@@ -125,8 +125,8 @@ def tied_heads(blocks: Blocks, names: Sequence[str]) -> dict[str, str]:
 
 
 def require_gradient(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Let gradients reach what a module gives; a forward hook."""
-    return output if output.requires_grad else output.detach().requires_grad_()
+    """Let gradients reach what a module gives, which the model may go on to change in place; a forward hook."""
+    return output if output.requires_grad else output.detach().requires_grad_().clone()
 
 
 def progress_bar(work: CurvatureWork, passes: int) -> tqdm:
