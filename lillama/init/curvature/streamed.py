@@ -82,8 +82,8 @@ class _Stream:
             for number, batch in self.work.batches():
                 read, arguments, targets = self.work.loss.prepare(batch, number)
                 collectors.begin(read)
-                leaf, result = _with_leaf(self.hidden[self._key(last, number)])
                 with torch.enable_grad():
+                    leaf, result = _with_leaf(self.hidden[self._key(last, number)])
                     output = output_after(self.blocks, arguments, given={0: result})
                     self.work.backward(output.logits, targets, number)
                 self.gradients[number] = leaf.grad
