@@ -36,7 +36,7 @@ def run_words(real_data, *words):
         "strategy=bottom",
         "strategy.k=144",
         "strategy.m=36",
-        "strategy.reduction=0.2",
+        "strategy.reduction=0.1",
         "data=local",
         f"data.path={texts / 'train.jsonl'}",
         "data.tokens=1024",
@@ -54,7 +54,7 @@ def run_words(real_data, *words):
 
 @pytest.fixture(scope="module")
 def distilled(real_data, tmp_path_factory):
-    """SmolLM2, 20% smaller: the folder of a whole run (most of a minute), in a process of its own."""
+    """SmolLM2, 10% smaller: the folder of a whole run (most of a minute), in a process of its own."""
     folder = tmp_path_factory.mktemp("real") / "feature"
     command = [sys.executable, "run.py", *run_words(real_data, "init=feature"), f"hydra.run.dir={folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -76,7 +76,7 @@ def test_the_checkpoint_is_the_model_that_was_measured(real_data, distilled):
     model = lillama.load_checkpoint(distilled / "checkpoint", dtype=torch.float32)
     parameters = result["parameters"]
     assert parameters["dense"] == 134_515_008
-    assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.8 * 134_515_008
+    assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.9 * 134_515_008
     assert model.lm_head.weight is model.model.embed_tokens.weight, "the tie survives"
     assert measured(model, real_data, distilled) == pytest.approx(result["perplexity"]["end"], rel=1e-6)
 
