@@ -126,12 +126,11 @@ class MixedConfig(BottomConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class UniformConfig(StrategyConfig):
-    """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
+class RoundedRanksConfig(StrategyConfig):
+    """Ranks of which none is below ``k``, in multiples of ``round_to``."""
 
     k: int = 1
     round_to: int = 1
-    fraction_of: Rounding = Rounding.parameters
 
     def __post_init__(self) -> None:
         StrategyConfig.__post_init__(self)
@@ -140,17 +139,17 @@ class UniformConfig(StrategyConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class SpectraRanksConfig(StrategyConfig):
+class UniformConfig(RoundedRanksConfig):
+    """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
+
+    fraction_of: Rounding = Rounding.parameters
+
+
+@dataclass(kw_only=True, slots=True)
+class SpectraRanksConfig(RoundedRanksConfig):
     """Ranks chosen by the spectra of matrices; none is below ``k``, and they are multiples of ``round_to``."""
 
     from_spectra: ClassVar[bool] = True
-    k: int = 1
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        StrategyConfig.__post_init__(self)
-        require(self.k > 0, "strategy.k", self.k, POSITIVE)
-        require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from lillama.init.curvature.work import (
     progress_bar,
     require_gradient,
     tied_heads,
+    with_gradient,
 )
 from lillama.model.blocks import EMBEDDING
 from lillama.model.calls import block_call, with_hidden
@@ -45,5 +46,4 @@ def whole(work: CurvatureWork, names: Sequence[str]) -> Iterator[tuple[str, Curv
 
 def _leaf(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Cut the graph below a block that has none, so that gradients reach its hidden states."""
-    hidden = block_call(0, args, kwargs).hidden
-    return with_hidden(args, kwargs, hidden if hidden.requires_grad else hidden.detach().requires_grad_().clone())
+    return with_hidden(args, kwargs, with_gradient(block_call(0, args, kwargs).hidden))

@@ -126,7 +126,12 @@ def tied_heads(blocks: Blocks, names: Sequence[str]) -> dict[str, str]:
 
 def require_gradient(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Let gradients reach what a module gives, which the model may go on to change in place; a forward hook."""
-    return output if output.requires_grad else output.detach().requires_grad_().clone()
+    return with_gradient(output)
+
+
+def with_gradient(hidden: Tensor) -> Tensor:
+    """Begin a graph at hidden states that are in none; what is given may be changed in place."""
+    return hidden if hidden.requires_grad else hidden.detach().requires_grad_().clone()
 
 
 def progress_bar(work: CurvatureWork, passes: int) -> tqdm:
