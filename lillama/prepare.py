@@ -9,11 +9,14 @@ from typing import Any
 from lillama.cache import Cache
 from lillama.checks import check_calibration, check_settings, check_texts
 from lillama.config import (
+    BlockwiseConfig,
     DataConfig,
     DomainsConfig,
     Dtype,
+    KfacRanksConfig,
     ModelConfig,
     Moments,
+    Parallel,
     RunConfig,
     Source,
     Stage,
@@ -88,6 +91,7 @@ def prepare_plan(
         check_runnable(config)
         check_settings(config, model_limits(model))
         check_memory(config)
+        _check_table(config, shape)
     plan = known or make_plan(shape, config.strategy, spectra)
     if Stage.init in config.stages and config.save_checkpoint:
         check_space(folder, plan.parameters, resolve_dtype(config.model))
@@ -198,6 +202,17 @@ def check_runnable(config: RunConfig) -> None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")
+
+
+def _check_table(config: RunConfig, shape: ModelShape) -> None:
+    """Raise where a tied embedding may be cut that the blocks could not learn one after the other."""
+    takes_it = isinstance(config.strategy, KfacRanksConfig) and config.strategy.tied_embedding
+    if not takes_it or shape.table is None or Stage.distill not in config.stages:
+        return
+    blockwise = isinstance(config.distill.schedule, BlockwiseConfig)
+    if blockwise or config.parallel is Parallel.blocks:
+        one = "distill/schedule=blockwise" if blockwise else "parallel=blocks"
+        raise ConfigError(f"{one}: cannot teach a tied embedding; give strategy.tied_embedding=false")
 
 
 def _check_writer(config: RunConfig) -> None:

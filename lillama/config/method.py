@@ -174,8 +174,11 @@ class KfacRanksConfig(SpectraRanksConfig):
     """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
 
     No rank is below ``k``, and they are multiples of ``round_to``; what is worth its whole size stays dense. Where the
-    start is another one, the moments are those of ``init=kfac`` with its defaults.
+    start is another one, the moments are those of ``init=kfac`` with its defaults. With ``tied_embedding`` the table
+    that a model both embeds and predicts with is pooled too, where ``model.targets`` says nothing else.
     """
+
+    tied_embedding: bool = True
 
 
 @dataclass(kw_only=True, slots=True)

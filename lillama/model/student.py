@@ -8,10 +8,10 @@ from torch import nn
 
 from lillama.config import FactorForm, Train
 from lillama.errors import DivergedError
-from lillama.model.blocks import Blocks
+from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.sharing import shared_parameters
 from lillama.model.surgery import blank_modules, orders_of, student_blocks
-from lillama.runtime import LowRank
+from lillama.runtime import LowRank, note_tie, tied_head
 
 
 class Student:
@@ -100,6 +100,9 @@ class Student:
         self._narrow_masters()
         self._narrow.clear()
         self._swap(self.blocks)
+        embedding = self.teacher_blocks.name(EMBEDDING)
+        if EMBEDDING in self.blocks and (head := tied_head(self.teacher, embedding)) is not None:
+            note_tie(self.teacher, embedding, head)  # transformers ties anew whenever a library asks it to
         return self.teacher.eval().requires_grad_(False)
 
     def _swap(self, blocks: Mapping[int, nn.Module]) -> dict[int, nn.Module]:

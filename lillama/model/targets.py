@@ -80,9 +80,10 @@ class Target:
 class ModelShape:
     """All that a plan needs to know of a model: its parameters and its target matrices, in module order.
 
-    ``every`` holds the matrices that are no targets too: a saved plan may name them. ``idle`` names those that never
-    run (the cross-attention of a decoder without an encoder), ``shared`` those that are stored once for several
-    modules: they stay dense, and no plan may name them.
+    ``every`` holds the matrices that are no targets too: a saved plan may name them. ``table`` names the embedding that
+    the model also predicts with, where nobody has chosen what to replace: a strategy may take it. ``idle`` names those
+    that never run (the cross-attention of a decoder without an encoder), ``shared`` those that are stored once for
+    several modules: they stay dense, and no plan may name them.
     """
 
     parameters: int
@@ -91,6 +92,7 @@ class ModelShape:
     every: tuple[Target, ...] = ()
     idle: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    table: str | None = None
 
     @property
     def form(self) -> FactorForm:
@@ -101,6 +103,11 @@ class ModelShape:
         """The shape whose matrices' factors are stored in a form: what each costs at a rank depends on it."""
         targets, every = (tuple(replace(t, form=form) for t in own) for own in (self.targets, self.every))
         return replace(self, targets=targets, every=every)
+
+    def with_table(self) -> "ModelShape":
+        """The shape with the tied embedding among the targets, where there is one."""
+        wanted = {*self.targets, *(target for target in self.every if target.name == self.table)}
+        return replace(self, targets=tuple(target for target in self.every if target in wanted))
 
     def within(self, scope: Scope) -> "ModelShape":
         """The shape with the targets of one side of an encoder-decoder only.
@@ -137,8 +144,19 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     every = [*ends[:1], *inside, *ends[1:]]
     default = [target for target in inside if ROUTERS.isdisjoint(target.name.split("."))]
     tied = {target.name: tied_head(model, target.name) for target in ends}
-    kept = _chosen(every, default, chosen or TargetsConfig(), tied, dense=(*idle, *shared))
-    return ModelShape(sum(p.numel() for p in model.parameters()), len(blocks), kept, tuple(every), idle, shared)
+    chosen = chosen or TargetsConfig()
+    kept = _chosen(every, default, chosen, tied, dense=(*idle, *shared))
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelShape(parameters, len(blocks), kept, tuple(every), idle, shared, _table(tied, chosen))
+
+
+def _table(tied: Mapping[str, str | None], chosen: TargetsConfig) -> str | None:
+    """The embedding that is tied to a head, unless patterns say what is replaced or leave it out."""
+    for name, head in tied.items():
+        left_out = any(matches(own, pattern) for own in (name, head or "") for pattern in chosen.exclude or [])
+        if head is not None and chosen.include is None and not left_out:
+            return name
+    return None
 
 
 def _check_first(model: Any, blocks: Blocks) -> None:

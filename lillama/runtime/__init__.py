@@ -16,6 +16,7 @@ from lillama.runtime.lillama_format import (
     head_of,
     install,
     merge,
+    note_tie,
     share_orders,
     tied_head,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "is_fused_experts",
     "mark",
     "merge",
+    "note_tie",
     "product",
     "register",
     "share_orders",

@@ -60,6 +60,8 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
     """
     if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
         shape = replace(shape, targets=shape.every or shape.targets)
+    if isinstance(config, KfacRanksConfig) and config.tied_embedding:
+        shape = shape.with_table()
     shape = shape.within(config.scope)
     if not shape.targets and shape.every:
         raise ConfigError("model.targets: include and exclude leave no matrix that could be compressed")

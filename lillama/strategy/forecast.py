@@ -44,7 +44,7 @@ def forecast(
     :return: the ratio that the expected rise is the predicted one times of, and a point a form and reduction; one that
         is out of reach has none.
     """
-    shape = replace(shape, targets=tuple(target for target in shape.targets if target.name in values))
+    shape = replace(shape, targets=tuple(target for target in shape.every if target.name in values))
     points = []
     for form in FactorForm:
         for reduction in REDUCTIONS:

@@ -10,6 +10,7 @@ from lillama.model.student import Student
 from lillama.model.surgery import low_rank_modules, matrix
 from lillama.model.targets import model_shape
 from lillama.runtime import LowRankLinear
+from tests.families import tiny
 
 IDS = torch.arange(10, 26).view(2, 8)
 
@@ -85,3 +86,15 @@ def test_a_weight_that_is_not_finite_is_named(tiny_model):
         student.blocks[2].mlp.up_proj.B.weight[0, 0] = float("nan")
     with pytest.raises(DivergedError, match=r"block 2: mlp\.up_proj\.B\.weight"):
         student.check_finite()
+
+
+@pytest.mark.parametrize("form", FactorForm)
+@torch.no_grad()
+def test_a_settled_embedding_may_be_tied_anew(form):
+    """Libraries ask transformers to tie the weights of a model that they are given, lm_eval for one."""
+    settled = student_of(tiny("llama", tie_word_embeddings=True), {"model.embed_tokens": 8}, form).settle()
+    before = settled(IDS).logits
+    settled.tie_weights()
+    assert torch.equal(settled(IDS).logits, before)
+    embedding, head = settled.get_input_embeddings(), settled.get_output_embeddings()
+    assert head.A.weight is embedding.A.weight and head.B.weight is embedding.B.weight

@@ -75,6 +75,19 @@ def test_the_ends_are_targets_where_they_are_named(tied):
     assert not {"model.embed_tokens", "lm_head"} & set(names(model))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_strategy_may_take_the_table_that_is_tied_to_the_head(tied):
+    shape = model_shape(tiny("llama", tie_word_embeddings=tied))
+    more = ["model.embed_tokens"] if tied else []
+    assert [target.name for target in shape.with_table().targets] == [*more, *(t.name for t in shape.targets)]
+
+
+@pytest.mark.parametrize("chosen", [{"include": ["up_proj"]}, {"exclude": ["embed_tokens"]}, {"exclude": ["lm_head"]}])
+def test_no_strategy_takes_the_table_against_the_patterns(chosen):
+    shape = model_shape(tiny("llama", tie_word_embeddings=True), TargetsConfig(**chosen))
+    assert shape.with_table() == shape
+
+
 def test_a_side_of_an_encoder_decoder():
     shape = model_shape(tiny("bart"))
     encoder, decoder = (shape.within(scope).targets for scope in (Scope.encoder, Scope.decoder))
