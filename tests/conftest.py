@@ -86,8 +86,15 @@ def quick_compositions() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every test's cache, unless the environment names one (a real model's import is worth keeping)."""
-    os.environ.setdefault("LILLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Every test's cache, unless the environment names one (a real model's import is worth keeping).
+
+    The index of the harness's tasks, which takes ten seconds to make, is all workers' one.
+    """
+    cache, base = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "harness"
+    shared.mkdir(exist_ok=True)
+    (cache / "harness").symlink_to(shared)
+    os.environ.setdefault("LILLAMA_CACHE", str(cache))
     os.environ["WANDB_MODE"] = "offline"
     yield
 
