@@ -132,7 +132,9 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
         data=_calibration(config, config.data, tokenizer, limits, writer) if config.calibrates else None,
         tuning=_calibration(config, config.finetune_data, tokenizer, limits, writer) if tunes else None,
         text=measured_text(evaluate.perplexity, tokenizer) if stages & READ_TEXT else None,
-        tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir) if Stage.zero_shot in stages else None,
+        tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir, kept(config))
+        if Stage.zero_shot in stages
+        else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
         domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
@@ -160,6 +162,10 @@ def check_baseline(config: RunConfig, base: ModelConfig) -> None:
         raise ConfigError(f"{base.KEY}={base.path}: is compressed; the dense model is wanted")
     if not same_vocabulary(base, config.model, cache_of(config)):
         raise ConfigError(f"{base.KEY}={base.path}: has another tokenizer; measure it in a run of its own")
+
+
+def _tasks(config: RunConfig) -> Tasks:
+    return harness_tasks(config.evaluate.zero_shot, config.evaluate.tasks_dir, kept(config))
 
 
 def cache_of(config: RunConfig) -> Path:

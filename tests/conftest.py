@@ -15,10 +15,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -26,6 +24,7 @@ from lillama.config import ModelConfig, RunConfig, Weights
 from lillama.data.tokens import TokenBlocks
 from lillama.launch import Session, set_up, typed
 from lillama.model.load import byte_tokenizer, load_model
+from tests.composing import from_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_LLAMA = {
@@ -80,28 +79,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def files_read_once() -> Iterator[None]:
-    """A composition reads some thirty files; one that has not changed is parsed once."""
-    known: dict[object, ConfigResult] = {}
-    read = FileConfigSource.load_config
-
-    def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
-        file = Path(source.path) / source._normalize_file_name(config_path)
-        key = (source.provider, file, file.stat().st_mtime_ns if file.is_file() else None)
-        if key not in known:
-            known[key] = read(source, config_path)
-        return copy.deepcopy(known[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", load_config)
+def quick_compositions() -> Iterator[None]:
+    with from_parts():
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every test's cache, unless the environment names one (a real model's import is worth keeping)."""
-    os.environ.setdefault("LILLAMA_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Every test's cache, unless the environment names one (a real model's import is worth keeping).
+
+    The index of the harness's tasks, which takes ten seconds to make, is all workers' one.
+    """
+    cache, base = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "harness"
+    shared.mkdir(exist_ok=True)
+    (cache / "harness").symlink_to(shared)
+    os.environ.setdefault("LILLAMA_CACHE", str(cache))
     os.environ["WANDB_MODE"] = "offline"
+    os.environ["HF_EVALUATE_OFFLINE"] = "1"  # or the harness asks a Hub that is not there, and waits, for a metric
     yield
 
 

@@ -1,6 +1,9 @@
 """Every shipped YAML composes and validates; the presets say what they promise."""
 
+import json
+
 import pytest
+from omegaconf import OmegaConf
 
 from lillama.config import (
     BlockwiseConfig,
@@ -23,6 +26,7 @@ from lillama.config import (
     Tune,
     UniformConfig,
 )
+from lillama.config.schemas import plain
 from lillama.errors import ConfigError
 from tests.conftest import ROOT, composed
 
@@ -203,3 +207,26 @@ def test_stages_that_an_interpolation_gives_are_stages():
     assert composed(*words, "model=tiny_mamba").stages == [Stage.zero_shot]
     with pytest.raises(ConfigError, match="nap is none of plan"):
         composed(*words, "stages=${oc.decode:'[nap]'}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("strategy=bottom", "distill/schedule=blockwise", "logger=csv", "evaluate/domains=stdlib", "data=mixed"),
+        ("model=tiny_t5", "strategy=rank", "init=random", "finetune=lora", "evaluate/zero_shot=nine"),
+        ("experiments=table03_speed", "scale=tiny"),
+    ],
+)
+def test_plain_values_are_those_that_were_composed(words):
+    config = composed(*words)
+    made = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert json.dumps(plain(config)) == json.dumps({key: made[key] for key in made if key != "experiment"})
+
+
+def test_a_whole_number_is_a_float_where_one_belongs():
+    """So that a configuration made in Python hashes as the same one of the command line."""
+    config = composed()
+    config.distill.lr, config.finetune.betas = 1, (0, 1)
+    values = plain(config)
+    assert [json.dumps(values["distill"]["lr"]), json.dumps(values["finetune"]["betas"])] == ["1.0", "[0.0, 1.0]"]
+    assert isinstance(values["seed"], int)

@@ -4,7 +4,7 @@ Needs no torch.
 """
 
 from lillama.cache.entries import Entry, clear, entries, touch
-from lillama.cache.folders import KINDS
+from lillama.cache.folders import KINDS, default_root
 from lillama.cache.store import Cache
 
-__all__ = ["KINDS", "Cache", "Entry", "clear", "entries", "touch"]
+__all__ = ["KINDS", "Cache", "Entry", "clear", "default_root", "entries", "touch"]

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lillama.cache.entries import Entry, clear, entries
-from lillama.cache.folders import KINDS, MARK, foreign
-from lillama.environment import variable
+from lillama.cache.folders import KINDS, MARK, PLACE, default_root, foreign
 from lillama.terminal import show
 
-PLACE = "~/.cache/lillama"
 CONTENT = """\
 kinds:
   gguf      GGUF files as Hugging Face folders; never removed but by clear
@@ -19,6 +17,7 @@ kinds:
   factors   whole factorisations of a model's matrices, of which every rank is a cut
   scores    zero-shot scores of a model, task by task
   models    distilled models of runs with reuse=true; never removed but by clear
+  harness   the evaluation harness's index of its tasks, which takes seconds to make
 
 Tokens and factors are removed, the least recently used first, where they pass cache_limit_gb of a run.
 Whatever is removed is made again when it is needed.
@@ -48,11 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gone = clear(root, options.kinds or KINDS, options.older_than)
     show(f"{root}: removed {len(gone)} entries, {_size(gone)} freed")
     return 0
-
-
-def default_root() -> Path:
-    """``cache_dir`` of a run that gives none; an empty variable is one that is not set."""
-    return Path(variable("LILLAMA_CACHE", PLACE))
 
 
 def table(root: Path) -> str:

@@ -4,8 +4,12 @@ import errno
 import re
 from pathlib import Path
 
-KINDS = ("gguf", "tokens", "factors", "scores", "models")
-SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json"}  # the other kinds hold folders
+from lillama.environment import variable
+
+PLACE = "~/.cache/lillama"
+KINDS = ("gguf", "tokens", "factors", "scores", "models", "harness")
+# The other kinds hold folders.
+SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json", "harness": ".json"}
 LOCKS = "locks"
 MARK = ".lillama-cache"
 TEXT = "Lillama made this folder and may remove the entries of its own in it (python -m lillama.cache).\n"
@@ -16,6 +20,11 @@ FORMS = {
     **{kind: re.compile(KEY) for kind in KINDS if kind not in SUFFIXES},
     LOCKS: re.compile(rf"{KEY}\.lock"),
 }
+
+
+def default_root() -> Path:
+    """``cache_dir`` of a run that gives none; an empty variable is one that is not set."""
+    return Path(variable("LILLAMA_CACHE", PLACE))
 
 
 class ForeignFolderError(OSError):

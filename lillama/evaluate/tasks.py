@@ -9,13 +9,14 @@ import difflib
 import functools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lillama.cache import Cache, default_root
 from lillama.config import ZeroShotConfig
 from lillama.errors import ConfigError
 from lillama.provenance import digest
@@ -23,6 +24,7 @@ from lillama.provenance import digest
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")  # where examples come from, in order
 KEY, DIR = "evaluate.zero_shot", "evaluate.tasks_dir"
+_managers: list[Any] = []
 LOCAL = f"give {DIR}=FOLDER with its data as JSON Lines (python -m lillama.evaluate.prefetch fills one)"
 
 
@@ -41,26 +43,28 @@ class Tasks:
         return digest([[json.dumps(row, sort_keys=True, default=str) for row in part or []] for part in parts])
 
 
-def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None) -> Tasks:
+def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None, cache: Cache | None = None) -> Tasks:
     """The configured tasks, their data read.
 
     :param tasks_dir: the folder with their data; None for the Hub.
+    :param cache: where the harness's index of its tasks is kept between runs.
     :raises ConfigError: for an unknown task or metric, or data that are not there or cannot be read.
     """
     named: list[str] = []
     leaves: dict[str, Any] = {}
     groups: dict[str, Any] = {}
     with quiet_harness():
-        manager = task_manager()
+        manager = task_manager(cache)
         for name in config.tasks:
             check_name(manager, name)
         for name in config.metrics:
             check_name(manager, name, "metrics")
         local = None if tasks_dir is None else LocalData(Path(tasks_dir).expanduser())
+        asked = dict.fromkeys(leaf for name in config.tasks for leaf in leaves_of(manager.task_index, name))
         if local is not None:
-            for leaf in (leaf for name in config.tasks for leaf in leaves_of(manager.task_index, name)):
+            for leaf in asked:
                 local.check(leaf, manager.task_index[leaf], config.num_fewshot)
-        with overlaid(manager.task_index, local):
+        with overlaid(manager.task_index, local, asked):
             for name in config.tasks:
                 found = load_task(manager, name)
                 named += [name] if name in found["groups"] else list(found["tasks"])
@@ -79,17 +83,19 @@ def metrics_of(task: Any) -> list[str]:
     return [metric["metric"] for metric in task.config.metric_list or []]
 
 
-@functools.cache
-def task_manager() -> Any:
-    """The harness's index of its tasks, read once: it takes seconds.
+def task_manager(cache: Cache | None = None) -> Any:
+    """The harness's index of its tasks, read once a process; in the cache the next finds it.
 
+    :param cache: else the one of a run that names none.
     :raises ConfigError: where the harness is not installed.
     """
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise ConfigError("stages: zero_shot needs the package lm-eval (pip install lm-eval)") from None
-    return TaskManager()
+    if not _managers:
+        try:
+            from lillama.evaluate.harness_index import kept_manager
+        except ImportError:
+            raise ConfigError("stages: zero_shot needs the package lm-eval (pip install lm-eval)") from None
+        _managers.append(kept_manager(cache or Cache(default_root().expanduser())))
+    return _managers[0]
 
 
 @contextmanager
@@ -116,7 +122,7 @@ def quiet_harness() -> Iterator[None]:
 def check_name(manager: Any, name: str, key: str = "tasks") -> None:
     """Raise a :class:`ConfigError` for a name that the harness does not know, with the nearest that it does."""
     if name not in manager.task_index:
-        near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+        near = difflib.get_close_matches(name, sorted(manager.task_index), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"{KEY}.{key}={name}: the harness knows no such task, group or tag{hint}")
 
@@ -184,14 +190,14 @@ def shots_of(cfg: Mapping[str, Any], num_fewshot: int | None) -> int:
 
 
 @contextmanager
-def overlaid(index: dict[str, Any], local: LocalData | None) -> Iterator[None]:
-    """The index with the tasks whose data lie in a folder; afterwards it is as it was."""
+def overlaid(index: dict[str, Any], local: LocalData | None, names: Iterable[str]) -> Iterator[None]:
+    """The index with those of the named tasks whose data lie in a folder; afterwards it is as it was."""
     if local is None:
         yield
         return
     from lm_eval.tasks import TaskManager
 
-    found = {name: local.overlay(name, entry) for name, entry in index.items()}
+    found = {name: local.overlay(name, index[name]) for name in names}
     overlays = {name: overlay for name, overlay in found.items() if overlay is not None}
     with TemporaryDirectory() as folder:
         for name, overlay in overlays.items():  # JSON is YAML too

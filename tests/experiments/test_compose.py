@@ -36,12 +36,14 @@ def sweep_at(name, scale):
 
 
 def covering(cells):
-    """Cells in which every override of the sweep occurs; the whole product is run at scale=tiny."""
-    seen: set[str] = set()
-    for cell in cells:
-        if not set(cell) <= seen:
-            seen |= set(cell)
-            yield cell
+    """A few cells in which every override of the sweep occurs; the whole product is run at scale=tiny."""
+    left = set().union(*cells)
+    while True:
+        cell = max(cells, key=lambda cell: len(left & set(cell)))
+        yield cell
+        left -= set(cell)
+        if not left:
+            return
 
 
 @pytest.mark.parametrize("name", NAMES)
