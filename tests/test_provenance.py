@@ -1,14 +1,18 @@
 """Content hashes: every byte counts, and a file that has not changed is read once."""
 
+import json
 import os
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lillama import provenance
+from lillama.config import plain
 from lillama.provenance import file_digest, path_digest
+from tests.conftest import composed
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,20 @@ def test_a_file_that_was_just_written_is_not_taken_as_known(tmp_path, monkeypatc
         file.write_bytes(content)
         found.add(file_digest(file))
     assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("preset=local",),
+        ("preset=paper", "data=mixed", "distill/schedule=blockwise", "finetune=lora", "evaluate.wer.path=x"),
+        ("experiments=table14_texts", "scale=tiny"),
+    ],
+    ids=" ".join,
+)
+def test_plain_values_are_those_that_omegaconf_makes(words):
+    """To the letter, in their order: fingerprints of earlier versions hold."""
+    config = composed(*words)
+    wanted = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(wanted.pop("experiment"), dict)
+    assert json.dumps(plain(config)) == json.dumps(wanted)

@@ -1,10 +1,12 @@
 """The schemas by group, as Hydra is told of them, and a configuration as plain values."""
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from lillama.config.evaluate import (
     DomainsConfig,
@@ -99,9 +101,18 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
     What an experiment reports of its runs is left out: no run depends on it.
     """
-    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "experiment"}
+    return {own.name: _plain(getattr(config, own.name)) for own in fields(config) if own.name != "experiment"}
+
+
+def _plain(value: Any) -> Any:
+    """As OmegaConf would make it of a dataclass, which takes it half a second a run."""
+    if is_dataclass(value):
+        return {own.name: _plain(getattr(value, own.name)) for own in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 @cache
