@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import metadata
 from io import BufferedReader
 from pathlib import Path
@@ -96,6 +97,11 @@ def _digest_of_pieces(handle: int, size: int) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that a figure depends on; absent ones are left out."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:

@@ -19,7 +19,7 @@ from lillama.pipeline import run
 from lillama.results import read_json
 from tests.checkpoints import weights
 from tests.conftest import ROOT, TINY_RUN, composed
-from tests.forks import status, team
+from tests.forks import CommandLine, places, status, team
 from tests.waiting import wait_for
 
 WORDS = (*TINY_RUN, "distill.batch_size=3", "evaluate.every_tokens=512", "init=svd")
@@ -113,7 +113,7 @@ def test_where_one_process_dies_the_other_says_so_and_the_restart_goes_on(tmp_pa
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes in /proc")
-def test_torchrun_ends_the_run_where_one_process_dies_and_starts_it_again(tmp_path):
+def test_torchrun_ends_the_run_where_one_process_dies_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "run"
     words = (*WORDS, *LONG, "parallel=data", f"hydra.run.dir={folder}")
     process = start(*words)
@@ -123,10 +123,10 @@ def test_torchrun_ends_the_run_where_one_process_dies_and_starts_it_again(tmp_pa
     assert process.returncode != 0
     assert "another process of the run is gone" in err or "the run was asked to end" in err, err
     assert read_json(folder / "results.json")["status"] in ("failed", "interrupted")
-    process = start(*words)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert out.count("perplexity end") == 1, "the first process speaks"
+    again = [CommandLine(*words, env=own) for own in places()]
+    assert [process.wait() for process in again] == [0, 0], again[0].err
+    assert "perplexity end" in again[0].out
+    assert not again[1].out, "the first process speaks"
     goes_on_like_a_whole_run(folder, tmp_path / "whole")
 
 

@@ -224,6 +224,8 @@ def test_a_finished_run_without_its_checkpoint_is_made_again(of_folder, cli, tmp
 )
 def test_a_wrong_request_is_one_line_before_a_model_is_loaded(words, cli, tmp_path, monkeypatch, *, change, said):
     monkeypatch.setattr("lillama.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # the path "." is read: not a whole repository with its environment
     status, _, err = cli(*words, ALONE, *change.split(), f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 2
     assert said in err

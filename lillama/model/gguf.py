@@ -1,6 +1,9 @@
 """Find out whether a GGUF file holds a whole model, and whether transformers has read all of it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,24 @@ from lillama.errors import ConfigError
 
 SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 BIAS = re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.bias")
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Have the package gguf read each file, and make each map of names, once.
+
+    transformers reads the file four times, and makes the map for every module of the model: most of an import.
+    """
+    import gguf
+
+    plain = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, function in plain.items():
+            setattr(gguf, name, cache(function))
+        yield
+    finally:
+        for name, function in plain.items():
+            setattr(gguf, name, function)
 
 
 def check_unsplit(file: Path, reader: Any) -> None:

@@ -20,7 +20,7 @@ from lillama.errors import ConfigError
 from lillama.hub import offline
 from lillama.model.architecture import inline_architecture
 from lillama.model.blocks import Blocks
-from lillama.model.gguf import check_all_read, check_unsplit
+from lillama.model.gguf import check_all_read, check_unsplit, read_once
 from lillama.model.reading import (
     check_no_adapter,
     check_not_quantized,
@@ -245,7 +245,7 @@ def imported_gguf(file: Path, cache_dir: Path, key: str = ModelConfig.KEY) -> Pa
 
 
 def _kept_import(cache: Cache, own: str, file: Path, key: str) -> Path:
-    log.info("importing %s (once; about half a minute for 135M parameters)", file.name)
+    log.info("importing %s (once; about 20 seconds for 135M parameters)", file.name)
     return cache.write_folder(GGUF, own, lambda folder: _import_gguf(file, folder, key))
 
 
@@ -253,15 +253,16 @@ def _import_gguf(file: Path, folder: Path, key: str) -> None:
     missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
     if missing:
         raise ConfigError(f"{key}={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")
-    from gguf import GGUFReader
+    import gguf
 
-    with unreadable(f"{key}={file}: not a readable GGUF model"):
-        reader = GGUFReader(file)
-    check_unsplit(file, reader)
-    with unreadable(f"{key}={file}: not a readable GGUF model"):
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), gguf_file=file.name, dtype=torch.float32)
-    check_all_read(file, reader, loaded)
+    with read_once():
+        with unreadable(f"{key}={file}: not a readable GGUF model"):
+            reader = gguf.GGUFReader(str(file))  # a string, as transformers gives it
+        check_unsplit(file, reader)
+        with unreadable(f"{key}={file}: not a readable GGUF model"):
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            loaded: Any = load_whole(AutoModelForCausalLM, str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        check_all_read(file, reader, loaded)
     # A model loaded from GGUF is marked as quantised and refuses to be saved; its weights are plain float32, so
     # they go into a fresh model of the same class.
     config = loaded.config

@@ -12,6 +12,7 @@ from lillama.config import FactorForm
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import byte_tokenizer
 from lillama.runtime import RUNTIME_FILES
+from tests.ecosystem.conftest import make_checkpoint
 from tests.families import tiny
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
@@ -52,24 +53,34 @@ def python(code, tmp_path):
     return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
 
 
-def words(saved, tmp_path, **options):
-    made = {"out": str(tmp_path / "logits.pt"), "again": str(tmp_path / "again"), "factored": FACTORED}
-    return {"folder": str(saved.folder), "ids": saved.ids.tolist(), "options": options} | made
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A checkpoint of either kind of factors, by the kind's name."""
+    root = tmp_path_factory.mktemp("both")
+    return {form.name: make_checkpoint("llama", root / form.name, form=form, vocab_size=260) for form in FactorForm}
 
 
-def test_after_importing_the_package(saved, tmp_path):
-    done = python("import lillama\n" + (USE + AGAIN).format(**words(saved, tmp_path)), tmp_path)
-    assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), saved.logits, atol=1e-5, rtol=1e-5)
-
-
-def test_with_the_folders_own_code(saved, tmp_path):
-    code = WITHOUT_PACKAGE + (USE + AGAIN).format(**words(saved, tmp_path, trust_remote_code=True))
+def use_each(both, before, tmp_path, **options):
+    """What one process makes of either kind, after some code of the test's."""
+    code = before
+    for form, saved in both.items():
+        made = {"out": str(tmp_path / f"{form}.pt"), "again": str(tmp_path / form), "factored": FACTORED}
+        code += (USE + AGAIN).format(folder=str(saved.folder), ids=saved.ids.tolist(), options=options, **made)
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), saved.logits, atol=1e-5, rtol=1e-5)
-    again = tmp_path / "again"
-    assert all((again / name).read_bytes() == (saved.folder / name).read_bytes() for name in RUNTIME_FILES)
+    for form, saved in both.items():
+        torch.testing.assert_close(torch.load(tmp_path / f"{form}.pt"), saved.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_after_importing_the_package(both, tmp_path):
+    use_each(both, "import lillama\n", tmp_path)
+
+
+def test_with_the_folders_own_code(both, tmp_path):
+    use_each(both, WITHOUT_PACKAGE, tmp_path, trust_remote_code=True)
+    for form, saved in both.items():
+        again = tmp_path / form
+        assert all((again / name).read_bytes() == (saved.folder / name).read_bytes() for name in RUNTIME_FILES)
 
 
 # Linears; Conv1D; fused experts and a tied low-rank embedding; an untied embedding and head; encoders; both sides.
@@ -85,15 +96,18 @@ KINDS = {
 }
 TRY_EACH = """
 import json, transformers
-told = {{}}
-for kind, (folder, classes) in {kinds!r}.items():
-    for name in classes:
-        try:
-            model = getattr(transformers, name).from_pretrained(folder, **{options!r})
-            told[f"{{kind}} {{name}}"] = sum(type(module).__name__ in {factored!r} for module in model.modules())
-        except Exception as error:
-            told[f"{{kind}} {{name}}"] = repr(error)
-json.dump(told, open({out!r}, "w"))
+ways = []
+for options in {ways!r}:
+    told = {{}}
+    for kind, (folder, classes) in {kinds!r}.items():
+        for name in classes:
+            try:
+                model = getattr(transformers, name).from_pretrained(folder, **options)
+                told[f"{{kind}} {{name}}"] = sum(type(module).__name__ in {factored!r} for module in model.modules())
+            except Exception as error:
+                told[f"{{kind}} {{name}}"] = repr(error)
+    ways.append(told)
+json.dump(ways, open({out!r}, "w"))
 """
 
 
@@ -110,24 +124,27 @@ def kinds(tmp_path_factory):
     return {kind: (str(root / kind), classes) for kind, (_, classes) in KINDS.items()}
 
 
-def try_each(kinds, tmp_path, **options):
-    out = tmp_path / "told.json"
-    done = python(
-        WITHOUT_PACKAGE + TRY_EACH.format(kinds=kinds, options=options, out=str(out), factored=FACTORED), tmp_path
-    )
+@pytest.fixture(scope="module")
+def tried(kinds, tmp_path_factory):
+    """What one process was told, first with neither package nor folder's code, then with the code; and its report."""
+    folder = tmp_path_factory.mktemp("tried")
+    filled = {"kinds": kinds, "ways": [{}, {"trust_remote_code": True}], "out": str(folder / "told.json")}
+    done = python(WITHOUT_PACKAGE + TRY_EACH.format(**filled, factored=FACTORED), folder)
     assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text()), done.stderr
+    neither, own = json.loads((folder / "told.json").read_text())
+    return neither, own, done.stderr
 
 
-def test_every_kind_and_class_with_the_folders_own_code(kinds, tmp_path):
-    told, _ = try_each(kinds, tmp_path, trust_remote_code=True)
+def test_every_kind_and_class_with_the_folders_own_code(kinds, tried):
+    _, told, _ = tried
     assert len(told) == sum(len(classes) for _, classes in kinds.values())
     assert all(isinstance(count, int) and count > 2 for count in told.values()), told
 
 
-def test_with_neither_every_kind_and_class_fails_and_names_a_module(kinds, tmp_path):
+def test_with_neither_every_kind_and_class_fails_and_names_a_module(kinds, tried):
     """Each class takes another part of the model, and none may be filled in at random."""
-    told, report = try_each(kinds, tmp_path)
+    told, _, report = tried
+    assert len(told) == sum(len(classes) for _, classes in kinds.values())
     assert [name for name, answer in told.items() if "mismatched" not in str(answer)] == [], told
     assert "self_attn.q_proj.weight" in report
     assert "SelfAttention.q.weight" in report

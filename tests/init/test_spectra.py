@@ -1,10 +1,11 @@
 """Starts through the cache: the same bits, and nothing is made twice."""
 
+import logging
 import os
-import subprocess
-import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from lillama.config import Dtype, FeatureConfig, KfacConfig, ModelConfig, Random
 from lillama.data.tokens import TokenBlocks
 from lillama.init import FactorCache, factor_cache, start_factors
 from lillama.model.surgery import matrix
-from tests.conftest import ROOT, TINY_LLAMA
+from tests.conftest import TINY_LLAMA
 from tests.families import tiny
+from tests.forks import fork, status
 
 TALL, WIDE, DOWN = "model.layers.0.mlp.gate_proj", "model.layers.0.self_attn.k_proj", "model.layers.2.mlp.down_proj"
 LINEARS = {TALL: 7, WIDE: 5, DOWN: 6}
@@ -291,46 +293,29 @@ def test_what_another_made_in_the_meantime_is_read(config, data, cache, monkeypa
     assert same(start_factors(model, LINEARS, data, config, cache=own), made[0])
 
 
-PROCESS = """
-import logging, sys, time
-from pathlib import Path
-import lillama.init.svd
-from lillama.cache import Cache
-from lillama.config import SvdConfig
-from lillama.init import FactorCache, start_factors
-from tests.families import tiny
+def make_slowly(own, other):
+    """Make a start when the other process has come as far as this one, and write down what is made and logged."""
+    make, told = lillama.init.svd.svd_spectrum, own.with_suffix(".txt").open("w", buffering=1)
+    logging.basicConfig(level="INFO", format="%(message)s", stream=told, force=True)
 
-logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
-own, other, ranks = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
-make = lillama.init.svd.svd_spectrum
+    def slowly(**arguments):
+        told.write("made\n")
+        time.sleep(0.3)
+        return make(**arguments)
 
-def slowly(**arguments):
-    print("made")
-    time.sleep(0.3)
-    return make(**arguments)
-
-lillama.init.svd.svd_spectrum = slowly
-own.touch()
-while not other.exists():
-    time.sleep(0.01)
-start_factors(tiny("llama"), ranks, None, SvdConfig(), cache=FactorCache(Cache(own.parent), "a model"))
-"""
+    lillama.init.svd.svd_spectrum = slowly
+    own.touch()
+    while not other.exists():
+        time.sleep(0.01)
+    start_factors(tiny("llama"), LINEARS, None, SvdConfig(), cache=FactorCache(Cache(own.parent), "a model"))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_of_two_processes_at_once_one_makes_and_the_other_waits_and_reads(tmp_path):
-    places = [str(tmp_path / "one"), str(tmp_path / "two")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, *pair, repr(LINEARS)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for pair in (places, places[::-1])
-    ]
-    told = sorted(process.communicate(timeout=300)[0] for process in processes)
-    assert all(process.returncode == 0 for process in processes)
+    places = (tmp_path / "one", tmp_path / "two")
+    processes = [fork(partial(make_slowly, *pair)) for pair in (places, places[::-1])]
+    assert [status(process) for process in processes] == [0, 0]
+    told = [place.with_suffix(".txt").read_text() for place in places]
     assert sum(text.count("made\n") for text in told) == 3
     whole = "".join(told)
     assert whole.count("waiting for it") == 1

@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -12,12 +10,13 @@ from lillama.report.__main__ import main
 from lillama.report.cells import cells
 from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN, composed
+from tests.forks import CommandLine
 from tests.slurm.cluster import cluster, missing, slurm
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "")
 # Long enough to be met at work; no snapshot but the one that the signal brings.
-WORDS = (*TINY_RUN, "data.tokens=24576", "distill.batch_size=1", "evaluate.every_tokens=0")
+WORDS = (*TINY_RUN, "data.tokens=16384", "distill.batch_size=1", "evaluate.every_tokens=0")
 # What a user edits in his copy of the site file.
 SITE = {"gpus_per_node": "null", "cpus_per_task": "1", "timeout_min": "30", "partition": "spare"}
 
@@ -49,22 +48,23 @@ def sweep(site, tmp_path):
 
     def start():
         words = [*WORDS, "seed=0,1", "hydra/launcher=here", f"hydra.sweep.dir={tmp_path}"]
-        output = (tmp_path / f"submit{len(processes)}.txt").open("w")
-        command = [sys.executable, str(ROOT / "run.py"), "--config-dir", str(site), "-m", *words]
-        processes.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
+        processes.append(CommandLine("--config-dir", str(site), "-m", *words))
         return processes[-1]
 
     yield start
     for process in processes:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
 
 
-def told(folder):
+def told(submitted, folder):
     """All that was written about a sweep; for a test that fails."""
     return lambda: "\n".join(
-        f"--- {file.name}\n{file.read_text()[-3000:]}"
-        for file in (*folder.glob("submit*.txt"), *folder.glob(".submitit/*/*_log.*"))
+        (
+            submitted.out[-3000:],
+            submitted.err[-3000:],
+            *(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in folder.glob(".submitit/*/*_log.*")),
+        )
     )
 
 
@@ -75,10 +75,10 @@ def at_work(cell):
 
 def wait_until_at_work(submitted, folder):
     def both():
-        assert submitted.poll() is None, told(folder)()
+        assert submitted.poll() is None, told(submitted, folder)()
         return (folder / "multirun.yaml").exists() and all(map(at_work, cells(folder)))
 
-    wait_for(both, "both cells at work", told(folder))
+    wait_for(both, "both cells at work", told(submitted, folder))
     return slurm("squeue", "-h", "-o", "%F").split()[0]
 
 
@@ -91,9 +91,9 @@ def test_cells_that_lose_their_node_are_put_back_and_end_with_the_same_bits(swee
     submitted = sweep()
     wait_until_at_work(submitted, tmp_path)
     slurm("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
-    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(tmp_path))
-    assert submitted.returncode == 0, told(tmp_path)()
-    assert main([str(tmp_path)]) == 0, told(tmp_path)()
+    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(submitted, tmp_path))
+    assert submitted.returncode == 0, told(submitted, tmp_path)()
+    assert main([str(tmp_path)]) == 0, told(submitted, tmp_path)()
     assert capsys.readouterr().out.count("done") == 2
     run(composed(*WORDS, "seed=1"), tmp_path / "whole")
     for cell in cells(tmp_path)[:2]:
@@ -106,16 +106,16 @@ def test_after_a_cancelled_job_the_same_sweep_does_what_is_left(sweep, tmp_path,
     job = wait_until_at_work(submitted, tmp_path)
     slurm("scancel", f"{job}_0")
     cancelled, other = cells(tmp_path)
-    wait_for(lambda: statuses(tmp_path) == ["INTERRUPTED", "done"], "the other cell", told(tmp_path))
+    wait_for(lambda: statuses(tmp_path) == ["INTERRUPTED", "done"], "the other cell", told(submitted, tmp_path))
     submitted.send_signal(signal.SIGINT)  # without accounting the launcher waits for the cancelled job
-    wait_for(lambda: submitted.poll() is not None, "the end of what had submitted it", told(tmp_path))
+    wait_for(lambda: submitted.poll() is not None, "the end of what had submitted it", told(submitted, tmp_path))
     assert submitted.returncode == 1
     assert main([str(tmp_path)]) == 1
     assert f"{cancelled.folder.name}: INTERRUPTED: Preempted: SIGTERM" in capsys.readouterr().err
     before = (other.folder / "results.json").read_bytes()
     submitted = sweep()
-    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(tmp_path))
-    assert submitted.returncode == 0, told(tmp_path)()
+    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(submitted, tmp_path))
+    assert submitted.returncode == 0, told(submitted, tmp_path)()
     assert main([str(tmp_path)]) == 0
     assert (other.folder / "results.json").read_bytes() == before
     assert step_gone_on_from(cancelled) > 0
