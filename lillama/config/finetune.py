@@ -69,7 +69,8 @@ class FinetuneConfig:
 
     ``batch_size`` sequences make one update; ``micro_batch`` of them are on the device at a time (null: all), with the
     same gradients. ``activation_checkpointing`` computes activations again instead of keeping them. ``scope`` is the
-    side of an encoder-decoder that learns; the other one is frozen (Appendix A.8).
+    side of an encoder-decoder that learns; the other one is frozen (Appendix A.8). With ``embedding=false`` the input
+    embedding stays as it is, and a head that is tied to it: of ``train=all``, and of ``factors`` where it has some.
     """
 
     data: DataConfig = MISSING
@@ -77,6 +78,7 @@ class FinetuneConfig:
     temperature: float = 1.0
     hidden_weight: float = 0.0
     train: Tune = Tune.all
+    embedding: bool = True
     scope: Scope = Scope.all
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 1

@@ -33,8 +33,10 @@ class Tuned:
             self._adapted = add_adapters(model, config.lora, [name for name in adaptable(model) if name in side])
             self.learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         else:
-            wanted = _factors(model) if config.train is Tune.factors else None
-            own = ((name, p) for name, p in model.named_parameters() if wanted is None or id(p) in wanted)
+            wanted = _factors(model) if config.train is Tune.factors else {id(p) for p in model.parameters()}
+            if not config.embedding:
+                wanted -= {id(p) for p in model.get_input_embeddings().parameters()}
+            own = ((name, p) for name, p in model.named_parameters() if id(p) in wanted)
             self.learning = {name: p for name, p in own if _within(name, config.scope)}
         if not self.learning:
             raise ConfigError(f"finetune.train={config.train.name}: nothing of the model would learn")

@@ -13,7 +13,8 @@ from lillama.errors import DivergedError
 from lillama.finetune import Tuned, fine_tune
 from tests.conftest import random_tokens
 from tests.families import FAMILIES, batch_for, tiny
-from tests.finetune.examples import Examples, padded, recipe, same, small, tune, weights
+from tests.finetune.examples import Examples, changed, padded, recipe, same, small, tune, weights
+from tests.model.test_student import student_of
 
 PREDICTING = [name for name in FAMILIES if name not in ("bert", "roberta", "modernbert")]
 
@@ -92,6 +93,19 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, form, train, tmp_pat
     fine_tune(tuned, data, config, session, on_update=lambda update: steps.append(update.step))
     assert steps == [2, 3]
     assert same(weights(tuned.settle()), weights(whole))
+
+
+@pytest.mark.parametrize("train", [Tune.all, Tune.factors], ids=lambda train: train.name)
+@pytest.mark.parametrize("embedding", [True, False], ids=["learns", "stays"])
+def test_a_tied_embedding_learns_or_stays(train, embedding):
+    ranks = {"model.embed_tokens": 8, "model.layers.0.mlp.up_proj": 4}
+    model = student_of(tiny("llama", tie_word_embeddings=True), ranks).settle()
+    before = weights(model)
+    tuned, _ = tune(model, Examples(batch_for(tiny("llama"))), recipe(train=train, embedding=embedding))
+    moved = {name.removesuffix(".A.weight").removesuffix(".B.weight") for name in changed(tuned, before)}
+    assert "model.layers.0.mlp.up_proj" in moved
+    assert ({"model.embed_tokens", "lm_head"} <= moved) is embedding
+    assert embedding or not {"model.embed_tokens", "lm_head"} & moved
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_weight_is_changed(tiny_model):
