@@ -1,6 +1,7 @@
 """What stands between Hydra and a run: schemas, exit statuses, one-line errors."""
 
 import dataclasses
+import importlib
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lillama.compose import set_up
 from lillama.config import RunConfig, Stage
 from lillama.errors import ConfigError, Preempted, TeamError, WriteError, disk_trouble
+from lillama.imports import of_many_objects
 from lillama.preempt import PREEMPTED
 from lillama.report.summary import forecast_table, plan_table, summary
 from lillama.results import read_json
@@ -50,8 +52,7 @@ class Session:
         folder = Path(hydra.runtime.output_dir)
         try:
             config = typed(composed)
-            from lillama.pipeline import run  # seconds of torch and transformers, which bad input need not wait for
-
+            run = _pipeline()
             # Of two equal sweeps at a time each waits for the cell that the other one runs, and takes its result.
             result = run(config, folder, hydra.overrides.task, wait=hydra.mode is RunMode.MULTIRUN)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
@@ -98,6 +99,16 @@ class Session:
         for name, error in self.failures:
             show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
+
+
+def _pipeline() -> Callable[..., dict[str, Any]]:
+    """Import what runs: seconds of torch and transformers, which bad input need not wait for."""
+    if "lillama.pipeline" not in sys.modules:
+        with of_many_objects():
+            importlib.import_module("lillama.pipeline")
+    from lillama.pipeline import run
+
+    return run
 
 
 class KeepSweeps(Callback):

@@ -1,22 +1,20 @@
 """A sweep whose cells run side by side in processes of this machine gives what one after the other gives."""
 
-import subprocess
-import sys
-
 import pytest
 
 from lillama.report.__main__ import main
 from lillama.report.cells import cells
 from tests.checkpoints import same, weights
-from tests.conftest import ROOT, TINY_RUN
+from tests.conftest import TINY_RUN
+from tests.forks import CommandLine
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
 
 
 def swept(folder, *words):
-    command = [sys.executable, str(ROOT / "run.py"), "-m", *TINY_RUN, "seed=0,1", f"hydra.sweep.dir={folder}", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr
+    """Run the sweep in a fork; the processes of the launcher are its own, and new."""
+    done = CommandLine("-m", *TINY_RUN, "seed=0,1", f"hydra.sweep.dir={folder}", *words)
+    return done.wait(), done.err
 
 
 def test_two_cells_at_a_time_give_what_one_after_the_other_gives(cli, tmp_path):
