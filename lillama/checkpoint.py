@@ -11,6 +11,7 @@ from typing import Any
 
 from lillama.config import FactorForm
 from lillama.errors import ConfigError
+from lillama.half_written import whole
 from lillama.results import read_json, write_json
 
 PLAN, CARD = "plan.json", "README.md"
@@ -45,15 +46,10 @@ def pivot(source: Path, target: Path) -> str:
     pivot_model(model)
     after = sum(parameter.numel() for parameter in model.parameters())
     integers = sum(value.numel() for name, value in model.state_dict().items() if name.rpartition(".")[2] in ORDER)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(partial)
-        _bring_along(source, partial)
-        _tell(partial, before, after, integers)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole(target) as temporary:
+        model.save_pretrained(temporary)
+        _bring_along(source, temporary)
+        _tell(temporary, before, after, integers)
     return f"{target}: {after:,} parameters, {before:,} before ({1 - after / before:.1%} fewer)"
 
 

@@ -71,7 +71,7 @@ def check_inputs(config: RunConfig, folder: Path) -> None:
             continue
         if place != home and place.is_relative_to(home):
             part = place.relative_to(home).parts[0]
-            if part in (HOME, *NAMES, *(f".{name}.partial" for name in NAMES)):
+            if part in (HOME, *NAMES):
                 raise ConfigError(
                     f"hydra.run.dir={folder}: a run writes its own {part} there, and {key} is {value}; {CHOOSE}"
                 )
@@ -153,7 +153,7 @@ def _adopt(outputs: Outputs, found: Mapping[str, Any], fingerprint: str) -> None
         outputs.adopt(None, done=False, names=(FILE, LOG))
 
 
-def leave_word(config: RunConfig, folder: Path, overrides: Sequence[str], error: BaseException) -> None:
+def leave_word(config: RunConfig, outputs: Outputs, overrides: Sequence[str], error: BaseException) -> None:
     """Write a failed result for a run that could not begin; the report of a sweep then says FAILED and why.
 
     A folder in which another process is at work, or that holds another result, or anything else that a run would
@@ -168,7 +168,8 @@ def leave_word(config: RunConfig, folder: Path, overrides: Sequence[str], error:
         provenance={},
         error=f"{type(error).__name__}: {error}",
     )
-    outputs, found = Outputs(folder), read_result(folder)
+    folder = outputs.folder
+    found = read_result(folder)
     if not outputs.listed and found is not None:
         _adopt(outputs, found, "")
     if outputs.foreign() or (found is not None and found["fingerprint"]):

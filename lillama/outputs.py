@@ -4,12 +4,13 @@ Only what stands on the list is ever removed or replaced; whatever else lies in 
 """
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lillama.errors import ConfigError
+from lillama.half_written import sweep
 from lillama.results import FILE, read_json, write_json
 
 HOME = ".lillama"  # holds the list, the lock, and Hydra's own files
@@ -25,7 +26,7 @@ LASTING = (CHECKPOINT, LOG)  # a run that begins anew replaces the one when it s
 PASSING = (FILE, SETTINGS, PLAN, METRICS, *CURVE, *TUNING_CURVE, BENCH_CHART, STABLE_RANK_CHART, *FORECAST)
 UNFINISHED = (SNAPSHOTS, TUNING_SNAPSHOTS, SCRATCH)  # only an unfinished run needs them
 NAMES = (*LASTING, *PASSING, *UNFINISHED)
-WITHIN = ("step-*/*.pt", "step-*/manifest.json", ".step-*.partial/*", "*/*.bin")  # what those folders hold
+WITHIN = ("step-*/*.pt", "step-*/manifest.json", ".lillama-*.partial/*", "*/*.bin")  # what those folders hold
 
 
 class Outputs:
@@ -63,15 +64,29 @@ class Outputs:
         return (self.folder / name).exists()
 
     def begin(self, fingerprint: str) -> None:
-        """Note which run is at work."""
+        """Note which run is at work, and remove what one that was killed left half-written."""
         self.fingerprint, self.done = fingerprint, False
         self._write()
+        self._sweep()
 
     def finish(self) -> None:
         """Note that the run is finished, and remove what only an unfinished one needs."""
         self.done = True
         self.remove(*UNFINISHED)
         self._write()
+        self._sweep()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """In the end, take off the list what nothing was written under: a file put there later is the user's."""
+        try:
+            yield
+        finally:
+            there = {name for name in self._names if self._present(name)}
+            if there != self._names:
+                self._names = there
+                with suppress(ConfigError):  # a full disk: of that the run itself tells
+                    self._write()
 
     def note_checkpoint(self) -> None:
         """Keep the names of the files that the checkpoint was saved as."""
@@ -97,8 +112,7 @@ class Outputs:
         """Remove those of the names that are on the list, and take them off it; a stranger's file in a folder stays."""
         gone = [name for name in names if name in self._names]
         for name in gone:
-            for path in self._paths(name):
-                _remove(path)
+            _remove(self.folder / name)
         if gone:
             self._names -= set(gone)
             self._write()
@@ -122,12 +136,13 @@ class Outputs:
         root = self.folder / CHECKPOINT
         return sorted(str(file.relative_to(root)) for file in root.rglob("*") if not file.is_dir())
 
-    def _paths(self, name: str) -> tuple[Path, Path]:
-        """An output and the temporary file or folder that it is written through."""
-        return self.folder / name, self.folder / f".{name}.partial"
-
     def _present(self, name: str) -> bool:
-        return any(path.exists() or path.is_symlink() for path in self._paths(name))
+        path = self.folder / name
+        return path.exists() or path.is_symlink()
+
+    def _sweep(self) -> None:
+        sweep(self.folder)
+        sweep(self.folder / HOME)
 
     def _write(self) -> None:
         home = self.folder / HOME

@@ -70,7 +70,7 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait:
             device = resolve_device(config.model)
         except ConfigError as error:  # a model or a text that is not there
             with suppress(ConfigError), alone(folder):
-                leave_word(config, folder, overrides, error)
+                leave_word(config, Outputs(folder), overrides, error)
             raise
         with team_of(config.parallel, device) as team:
             saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
@@ -94,7 +94,7 @@ def keep_records(
 ) -> dict[str, Any]:
     """Run the stages in the process that writes to the folder, unless the folder holds their result."""
     previous = team.told(finished(config, outputs, fingerprint))
-    with logged(outputs):
+    with outputs.settled(), logged(outputs):
         if previous is not None:
             outputs.finish()
             log.info("already done, nothing to run: %s", outputs.folder)
@@ -107,7 +107,7 @@ def keep_records(
         taken = others.note if others is not None and note is None else None
         begun = Start(config.logger, note, taken)
         with (
-            recording(config, outputs, fingerprint, overrides, begun) as record,
+            recording(config, outputs, fingerprint, overrides, begun, preemption=preemption) as record,
             disk_explained(outputs.folder),
             explained(team),
         ):

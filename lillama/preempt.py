@@ -38,7 +38,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.asked: list[signal.Signals] = []
-        self._later = False
+        self._later = self._speaking = False
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -49,6 +49,8 @@ class Preemption:
         """Take note of a signal; the run ends at once unless a step is under way. A second Ctrl-C does not wait."""
         again = self.signal is signal.SIGINT and number == signal.SIGINT
         self.asked.append(signal.Signals(number))
+        if self._speaking:
+            return
         if again or not self._later:
             self.end()
         if number == signal.SIGINT:
@@ -72,6 +74,15 @@ class Preemption:
             yield
         finally:
             self._later = False
+
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """Do not end within, whoever asks and however often: the run ends anyway, and its folder is to say why."""
+        self._speaking = True
+        try:
+            yield
+        finally:
+            self._speaking = False
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from lillama.logger import Logger, make_logger
 from lillama.logger.none import NoLogger
 from lillama.machine import device_peak, hardware, host_peak, reset_peaks
 from lillama.outputs import FORECAST, METRICS, PASSING, PLAN, SETTINGS, UNFINISHED, Outputs
+from lillama.preempt import Preemption
 from lillama.provenance import git_state, versions
 from lillama.results import FILE, RunResult, write_json
 from lillama.strategy.forecast import draw_forecast
@@ -234,9 +235,17 @@ def following(config: RunConfig, folder: Path) -> Iterator[Record]:
 
 @contextmanager
 def recording(
-    config: RunConfig, outputs: Outputs, fingerprint: str, overrides: Sequence[str], start: Start
+    config: RunConfig,
+    outputs: Outputs,
+    fingerprint: str,
+    overrides: Sequence[str],
+    start: Start,
+    *,
+    preemption: Preemption,
 ) -> Iterator[Record]:
     """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``.
+
+    A request to end that comes while it is written waits: torchrun sends one when another process has died.
 
     Until :meth:`Record.begin` nothing that the folder holds is touched.
     """
@@ -256,21 +265,25 @@ def recording(
         record.go_on(known)
     try:
         yield record
-    except BaseException as error:
-        result.status = "failed" if isinstance(error, Exception) else "interrupted"
-        result.error = f"{type(error).__name__}: {error}"
-        if not record.begun:
-            leave_word(config, outputs.folder, overrides, error)
-        raise
-    else:
-        result.status = "done"
-    finally:
-        if record.begun:
+        with preemption.last_word():
+            result.status = "done"
             end(record)
+    except BaseException as error:
+        with preemption.last_word():
+            result.status = "failed" if isinstance(error, Exception) else "interrupted"
+            result.error = f"{type(error).__name__}: {error}"
+            end(record)
+            if not record.begun:
+                leave_word(config, outputs, overrides, error)
+        raise
+    finally:
+        close_logger(record)
 
 
 def end(record: Record) -> None:
-    """Write the last word of a run, on a full disk into the room that was reserved for it; then close its logger."""
+    """Write the last word of a run that has begun, on a full disk into the room that was reserved for it."""
+    if not record.begun:
+        return
     record.note_peaks()
     result = record.result
     try:
@@ -281,6 +294,11 @@ def end(record: Record) -> None:
     record.outputs.release()
     if result.status == "done":
         record.outputs.finish()
+
+
+def close_logger(record: Record) -> None:
+    """Give the logger the run's figures and close it."""
+    result = record.result
     try:
         record.logger.finish(result.figures(), failed=result.status != "done")
     except Exception as error:  # noqa: BLE001 - the run has its result, whatever becomes of the metrics

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin
 
+from lillama.half_written import whole
+
 FILE = "results.json"
 DENSE, COMPRESSED = "dense", "compressed"  # the roles that measured figures are kept by
 MISSING = "MISSING"  # what a table says of a figure that there is not
@@ -82,17 +84,15 @@ def write_json(file: Path, value: Any) -> None:
 
     :raises ValueError: for a number that is not finite.
     """
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(file: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write CSV through a temporary file, as :func:`write_json` does."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", newline="") as out:
+    with whole(file) as temporary, temporary.open("w", newline="") as out:
         csv.writer(out).writerows(rows)
-    temporary.replace(file)
 
 
 def read_json(file: Path) -> Any:

@@ -84,6 +84,9 @@ def all_files(folder):
 @example(before="done", names={"snapshots"}, requests=["start"])
 @example(before="done", names={"train.jsonl", ".hydra/config.yaml"}, requests=["start"])
 @example(before="new", names={"train.jsonl", ".hydra/config.yaml"}, requests=["no such text", "start"])
+@example(before="done", names={"log.txt"}, requests=["start"])
+@example(before="failed", names={".results.json.partial"}, requests=["start"])
+@example(before="failed", names={".checkpoint.partial"}, requests=["start"])
 def test_the_users_files_are_all_still_there(folders, cli, before, names, requests):
     """After every refused and every successful request, byte for byte."""
     folder = folders / "run"  # one place for all: what runs there is then composed once a request
@@ -104,6 +107,17 @@ def test_the_users_files_are_all_still_there(folders, cli, before, names, reques
             assert status == 0 or f"hydra.run.dir={folder}" in err or "reach" in err or "/no/such/text" in err
     finally:
         shutil.rmtree(folder)
+
+
+def test_what_a_killed_run_left_half_written_goes_when_a_run_begins(folders, cli, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(folders / "failed", folder)
+    half = f".lillama-{'0' * 32}.partial"
+    (folder / half).mkdir()
+    (folder / half / "model.safetensors").write_bytes(b"half")
+    (folder / HOME / half).write_text("{")
+    assert cli(*START, f"hydra.run.dir={folder}")[0] == 0
+    assert not list(folder.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "snapshots", "scratch", "metrics.csv", "plan.json", "config.yaml"])

@@ -5,7 +5,8 @@ import shutil
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from lillama.model.load import byte_tokenizer
+from lillama.config import ModelConfig, Weights
+from lillama.model.load import byte_tokenizer, load_model
 from lillama.pipeline import run
 from lillama.results import read_json
 from tests.checkpoints import same, weights
@@ -15,25 +16,16 @@ from tests.test_tuning import ALONE, KL, TUNED, WHOLE, cut_after
 START = "stages=[plan,init,finetune,perplexity]"
 
 
-@pytest.fixture
-def words(tmp_path):
-    return (*TINY_RUN, *TUNED, f"cache_dir={tmp_path / 'cache'}")
-
-
-@pytest.fixture
-def of_folder(words, tmp_path, tiny_model, tokenizer):
-    """The words of a run on a dense model in a folder."""
-    tiny_model.save_pretrained(tmp_path / "dense")
-    tokenizer.save_pretrained(tmp_path / "dense")
-    rest = [word for word in words if not word.startswith(("model=", "strategy"))]
-    return ("model=hub", f"model.path={tmp_path / 'dense'}", *rest)
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return (*TINY_RUN, *TUNED, f"cache_dir={tmp_path_factory.mktemp('cache')}")
 
 
 @pytest.mark.parametrize("stages", [START, WHOLE], ids=["start", "distilled"])
 @pytest.mark.parametrize("train", ["factors", "all"])
 def test_a_compressed_model_learns_from_the_dense_one_wherever_that_is(words, cli, tmp_path, stages, train):
     """In bfloat16 as well; and where the dense blocks stay in host memory, the same comes out."""
-    larger = ("+model.architecture.initializer_range=0.2", "finetune.epochs=4", "finetune.lr=1e-3")
+    larger = ("+model.architecture.initializer_range=0.2", "finetune.epochs=2", "finetune.lr=1e-3")
     every = (*words, *KL, *larger, stages, "model.dtype=bfloat16", f"finetune.train={train}")
     for offload in ("false", "true"):
         out = tmp_path / offload
@@ -57,12 +49,18 @@ def test_without_a_distillation_it_goes_on_to_the_same_bit_too(words, tmp_path, 
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-@pytest.fixture
-def made(of_folder, cli, tmp_path):
+@pytest.fixture(scope="module")
+def made(words, tmp_path_factory):
     """A finished checkpoint, the words of a run on it, and the folder of the dense model."""
+    folder = tmp_path_factory.mktemp("made")
+    model = ModelConfig(name="tiny", weights=Weights.random, architecture=dict(TINY_LLAMA), device="cpu")
+    load_model(model, folder, seed=0).save_pretrained(folder / "dense")
+    byte_tokenizer().save_pretrained(folder / "dense")
+    rest = [word for word in words if not word.startswith(("model=", "strategy"))]
+    of_folder = ("model=hub", f"model.path={folder / 'dense'}", *rest)
     compress = (*of_folder, "strategy=uniform", "save_checkpoint=true", "stages=[plan,init]")
-    assert cli(*compress, f"hydra.run.dir={tmp_path / 'made'}")[0] == 0
-    return (*of_folder, f"model.path={tmp_path / 'made' / 'checkpoint'}", ALONE), tmp_path / "dense"
+    run(composed(*compress), folder / "made")
+    return (*of_folder, f"model.path={folder / 'made' / 'checkpoint'}", ALONE), folder / "dense"
 
 
 @pytest.mark.parametrize("measured_too", [True, False])
@@ -82,7 +80,7 @@ def test_a_finished_checkpoint_learns_from_the_baseline(made, cli, tmp_path, mea
 def test_a_teacher_that_cannot_teach_is_one_line_before_a_model_is_loaded(made, cli, tmp_path, monkeypatch):
     every, dense = made
     monkeypatch.setattr("lillama.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    checkpoint = tmp_path / "made" / "checkpoint"
+    checkpoint = dense.parent / "made" / "checkpoint"
     others = {"kind": "has another tokenizer", "wide": "has 264 logits", "deep": "has other blocks"}
     for name, change in (("wide", {"vocab_size": 264}), ("deep", {"num_hidden_layers": 3})):
         other = AutoModelForCausalLM.from_config(LlamaConfig(**{**TINY_LLAMA, **change}))

@@ -7,9 +7,13 @@ import sys
 
 import pytest
 
-from lillama.errors import Preempted
+import lillama.pipeline
+import lillama.record
+from lillama.errors import Preempted, TeamError
+from lillama.pipeline import run
 from lillama.preempt import PREEMPTED, leave, leave_when_asked, listening
-from tests.conftest import ROOT, TINY_RUN
+from lillama.results import read_json, write_json
+from tests.conftest import ROOT, TINY_RUN, composed
 
 
 @pytest.fixture
@@ -100,3 +104,24 @@ def test_a_request_that_a_runs_end_overtakes_is_not_forgotten(early):
     """A sweep would go on to its next cell."""
     with pytest.raises(Preempted), listening() as preemption, preemption.later():
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("names", [["SIGTERM"], ["SIGINT", "SIGINT"]], ids="+".join)
+def test_asked_while_the_last_word_is_written_a_run_writes_it_whole(early, names, tmp_path, monkeypatch):
+    """Torchrun sends SIGTERM when another process has died, at about the time at which that is noticed here."""
+
+    def asked(file, value):
+        if value.get("status", "running") != "running":
+            for name in names:
+                os.kill(os.getpid(), getattr(signal, name))
+        write_json(file, value)
+
+    def gone(*_):
+        raise TeamError("another process of the run is gone")
+
+    monkeypatch.setattr(lillama.record, "write_json", asked)
+    monkeypatch.setattr(lillama.pipeline, "compress", gone)
+    with pytest.raises(TeamError):
+        run(composed(*TINY_RUN), tmp_path)
+    result = read_json(tmp_path / "results.json")
+    assert (result["status"], result["error"]) == ("failed", "TeamError: another process of the run is gone")

@@ -22,9 +22,29 @@ from tests.test_tuning import TUNED, WHOLE, cut_after
 WORDS = (*TINY_RUN, "init=svd", "evaluate.every_tokens=512", "reuse=true")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What was said of a run that has left its model."""
+    folder = tmp_path_factory.mktemp("made")
+    words = (*WORDS, f"cache_dir={folder / 'cache'}")
+    run(composed(*words), folder / "first")
+    return words
+
+
 @pytest.fixture
 def words(tmp_path):
     return (*WORDS, f"cache_dir={tmp_path / 'cache'}")
+
+
+@pytest.fixture
+def first(made, tmp_path):
+    """The folder of that run and its cache, copied for one test; what its result says."""
+    shutil.copytree(cache_of(made).parent, tmp_path, dirs_exist_ok=True)
+    return read_json(tmp_path / "first" / "results.json")
+
+
+def cache_of(words):
+    return Path(words[-1].partition("=")[2])
 
 
 def models(tmp_path):
@@ -41,10 +61,13 @@ def no_learning(monkeypatch):
     [(), ("distill/schedule=blockwise",), ("distill=authors_code",), ("factors=pivoted",)],
     ids=str,
 )
-def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(words, more, tmp_path, monkeypatch):
-    made = run(composed(*words, *more, "name=first"), tmp_path / "first")
+def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(
+    words, more, request, tmp_path, monkeypatch
+):
+    run(composed(*words, *more, "name=first"), tmp_path / "first") if more else request.getfixturevalue("first")
     no_learning(monkeypatch)
-    taken = run(composed(*words, *more, "name=second"), tmp_path / "second")
+    run(composed(*words, *more, "name=second"), tmp_path / "second")
+    made, taken = (read_json(tmp_path / name / "results.json") for name in ("first", "second"))
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
     for key in ("curve", "perplexity", "tokens", "parameters"):
         assert taken[key] == made[key]
@@ -77,8 +100,7 @@ def test_keeping_it_is_no_time_of_the_making(words, tmp_path, monkeypatch):
     assert made["seconds"]["distill"] < hour <= made["seconds"]["save"]
 
 
-def test_a_run_that_measures_more_takes_it_too(words, tmp_path, monkeypatch):
-    run(composed(*words), tmp_path / "first")
+def test_a_run_that_measures_more_takes_it_too(words, first, tmp_path, monkeypatch):
     no_learning(monkeypatch)
     more = ("stages=[plan,init,distill,perplexity,samples]", "evaluate.samples.max_new_tokens=4")
     taken = run(composed(*words, *more), tmp_path / "second")
@@ -99,21 +121,11 @@ def test_the_papers_tables_share_their_models(tmp_path, monkeypatch):
         run(composed(f"experiments={name}", *cell, *common, place), tmp_path / name)
 
 
-def test_the_loggers_hear_of_its_curve(words, tmp_path):
-    for name in ("first", "second"):
-        run(composed(*words), tmp_path / name)
+def test_the_loggers_hear_of_its_curve(words, first, tmp_path):
+    run(composed(*words), tmp_path / "second")
     rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("first", "second")]
     curves = [[row for row in found if ",perplexity," in row] for found in rows]
     assert curves[0] == curves[1] != []
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """What was said of a run that has left its model."""
-    folder = tmp_path_factory.mktemp("made")
-    words = (*WORDS, f"cache_dir={folder / 'cache'}")
-    run(composed(*words), folder / "run")
-    return words
 
 
 @pytest.mark.parametrize(
@@ -131,24 +143,23 @@ def test_it_is_the_same_model_whatever_is_measured_of_it(made, same):
     assert Kept(composed(*made, same)).find() is not None
 
 
-def test_without_the_option_nothing_is_kept_and_nothing_is_taken(words, tmp_path):
+def test_without_the_option_nothing_is_kept_and_nothing_is_taken(words, made, tmp_path):
     off = (*words, "reuse=false")
     run(composed(*off), tmp_path / "first")
     assert models(tmp_path) == []
-    run(composed(*words), tmp_path / "second")
+    shutil.copytree(cache_of(made), tmp_path / "cache", dirs_exist_ok=True)
+    assert len(models(tmp_path)) == 1
     assert "distilled_by" not in run(composed(*off), tmp_path / "third")["provenance"]
 
 
-def test_what_is_kept_is_the_weights_without_moments(words, tmp_path):
-    result = run(composed(*words), tmp_path / "first")
+def test_what_is_kept_is_the_weights_without_moments(first, tmp_path):
     (entry,) = models(tmp_path)
     factors = sum(v.numel() for name, v in weights(tmp_path / "first").items() if ".A." in name or ".B." in name)
     assert 4 * factors <= entry.size < 8 * factors + 200_000
-    assert result["status"] == "done"
+    assert first["status"] == "done"
 
 
-def test_a_damaged_one_is_made_anew(words, tmp_path, caplog):
-    run(composed(*words), tmp_path / "first")
+def test_a_damaged_one_is_made_anew(words, first, tmp_path, caplog):
     (entry,) = models(tmp_path)
     part = next(entry.path.rglob("block_*.pt"))
     part.write_bytes(part.read_bytes()[:-7])
@@ -163,7 +174,7 @@ def test_one_that_was_not_kept_under_its_key_is_made_anew(made, how, tmp_path, m
     words = (*made, f"cache_dir={tmp_path / 'cache'}")
     kept = Kept(composed(*words))
     cache = kept._cache.root
-    shutil.copytree(Path(made[-1].partition("=")[2]), cache)
+    shutil.copytree(cache_of(made), cache)
     (entry,) = entries(cache, ["models"])
     if how == "another model's":
         kept = Kept(composed(*words, "seed=1"))
@@ -218,8 +229,7 @@ def test_a_fine_tuning_of_it_that_is_killed_goes_on(schedule, words, tmp_path, m
     assert len(models(tmp_path)) == 1
 
 
-def test_two_processes_take_it_as_one_does(words, tmp_path):
-    run(composed(*words), tmp_path / "first")
+def test_two_processes_take_it_as_one_does(words, first, tmp_path):
     assert [status(child) for child in team(composed(*words), tmp_path / "second")] == [0, 0]
     assert "distilled_by" in read_json(tmp_path / "second" / "results.json")["provenance"]
     assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))

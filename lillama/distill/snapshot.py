@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 
 from lillama.config import SnapshotConfig
 from lillama.errors import ConfigError, SnapshotError
+from lillama.half_written import sweep, whole
 from lillama.provenance import digest, file_digest
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,7 @@ class Snapshots:
         :raises ConfigError: where the folder holds those of another run.
         """
         self._wait()
-        for partial in self.folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
-            shutil.rmtree(partial, ignore_errors=True)
+        sweep(self.folder)
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 manifest = _checked(folder)
@@ -150,20 +150,16 @@ class Snapshots:
 
     def _write(self, step: int, manifest: dict[str, Any], parts: Parts) -> None:
         final = self.folder / f"step-{step:08d}"
-        temporary = self.folder / f".{final.name}.partial"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for name, part in parts.items():
-                torch.save(part, temporary / f"{name}.pt")
-            _seal(temporary, manifest)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            with whole(final) as temporary:
+                temporary.mkdir(parents=True)
+                for name, part in parts.items():
+                    torch.save(part, temporary / f"{name}.pt")
+                _seal(temporary, manifest)
+                shutil.rmtree(final, ignore_errors=True)
             _flush(self.folder)
         except (OSError, RuntimeError) as error:
             raise SnapshotError(self._refused(step, error)) from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         for old in sorted(self.folder.glob("step-*"))[: -self.config.keep]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from lillama.environment import forget_empty
 from lillama.errors import ConfigError
 from lillama.evaluate.tasks import SPLITS, check_name, load_task, quiet_harness, task_manager
+from lillama.half_written import whole
 from lillama.terminal import show
 
 SETS = Path(__file__).resolve().parents[2] / "conf" / "evaluate" / "zero_shot"
@@ -49,10 +50,8 @@ def _write(place: Path, task: Any) -> Iterator[str]:
     place.mkdir(parents=True, exist_ok=True)
     for split in dict.fromkeys(split for split in (getattr(task.config, key) for key in SPLITS) if split):
         rows = task.dataset[split]
-        temporary = place / f".{split}.partial"
-        with temporary.open("w", encoding="utf-8") as out:
+        with whole(place / f"{split}.jsonl") as temporary, temporary.open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.replace(place / f"{split}.jsonl")
         yield f"{split} {len(rows):,}"
 
 

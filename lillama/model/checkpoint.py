@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from lillama.errors import ConfigError, WriteError, disk_trouble
+from lillama.half_written import whole
 from lillama.model.reading import quantization_of, unreadable
 from lillama.model.surgery import low_rank_config
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
@@ -60,27 +61,22 @@ def save_loaded(
 
     :param plan: of a compressed one, where it is known. The other parameters are those of :func:`save_checkpoint`.
     """
-    temporary = folder.with_name(f".{folder.name}.partial")
-    for place in (folder, temporary):
-        if not overwrite and (place.is_file() or (place.is_dir() and any(place.iterdir()))):
-            raise ConfigError(f"{place}: is there already; remove it, choose another folder, or give overwrite=True")
-    shutil.rmtree(temporary, ignore_errors=True)
+    if not overwrite and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        raise ConfigError(f"{folder}: is there already; remove it, choose another folder, or give overwrite=True")
     try:
-        temporary.mkdir(parents=True)
-        model.save_pretrained(temporary, **options)
-        tokenizer.save_pretrained(temporary)
-        if plan is not None:
-            write_json(temporary / "plan.json", plan)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with whole(folder) as temporary:
+            temporary.mkdir(parents=True)
+            model.save_pretrained(temporary, **options)
+            tokenizer.save_pretrained(temporary)
+            if plan is not None:
+                write_json(temporary / "plan.json", plan)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
     except Exception as error:
         reason = disk_trouble(error)
         if reason is None:
             raise
         raise WriteError(f"{folder}: the checkpoint cannot be written ({reason})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_saveable(model: Any, tokenizer: Any) -> None:

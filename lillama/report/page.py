@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lillama.half_written import whole
 from lillama.report.counts import COUNTED
 from lillama.report.entries import PAPER_ONLY
 from lillama.report.overview import Reported
@@ -36,6 +37,5 @@ def page(found: Sequence[Reported]) -> str:
 def write_page(found: Sequence[Reported], file: Path) -> None:
     """Write the page whole, or leave the one before; folders on the way are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(page(found), encoding="utf-8")
-    temporary.replace(file)
+    with whole(file) as temporary:
+        temporary.write_text(page(found), encoding="utf-8")

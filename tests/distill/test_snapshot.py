@@ -249,10 +249,12 @@ def test_only_one_process_saves_and_the_clock_of_all_begins_again(tmp_path):
 
 
 def test_what_a_killed_process_left_half_written_is_swept(three):
-    half = three / "snapshots" / ".step-00000004.partial"
-    half.mkdir()
+    half, own = (three / "snapshots" / f".{name}.partial" for name in (f"lillama-{'0' * 32}", "step-00000004"))
+    half.mkdir(), own.mkdir()
+    (half / "block_000.pt").write_bytes(b"half")
     assert snapshots(three).latest().position == {"step": 3}
     assert not half.exists()
+    assert own.exists(), "whose that is nobody knows"
 
 
 def test_a_full_disk_stops_with_a_clear_error_and_the_one_before_is_whole(three):

@@ -149,9 +149,9 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_asked(saved, tokeni
     (own / "notes.txt").write_text("own")
     (tmp_path / ".other.partial").mkdir()
     (tmp_path / ".other.partial" / "own.txt").write_text("own")
-    for place in (own, tmp_path / "other"):
-        with pytest.raises(ConfigError, match="is there already"):
-            save_checkpoint(model, tokenizer, place, plan={"ranks": RANKS}, card="#")
+    with pytest.raises(ConfigError, match="is there already"):
+        save_checkpoint(model, tokenizer, own, plan={"ranks": RANKS}, card="#")
+    save_checkpoint(model, tokenizer, tmp_path / "other", plan={"ranks": RANKS}, card="#")
     assert (own / "notes.txt").read_text() == (tmp_path / ".other.partial" / "own.txt").read_text() == "own"
     save_checkpoint(model, tokenizer, own, plan={"ranks": RANKS}, card="#", overwrite=True)
     assert not (own / "notes.txt").exists()

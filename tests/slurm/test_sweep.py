@@ -8,6 +8,7 @@ import pytest
 from lillama.pipeline import run
 from lillama.report.__main__ import main
 from lillama.report.cells import cells
+from lillama.results import read_json
 from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.forks import CommandLine
@@ -82,30 +83,23 @@ def wait_until_at_work(submitted, folder):
     return slurm("squeue", "-h", "-o", "%F").split()[0]
 
 
-def step_gone_on_from(cell):
-    (step,) = re.findall(r"going on from snapshot step-(\d+)", (cell.folder / "log.txt").read_text())
-    return int(step)
+def steps_gone_on_from(cell):
+    text = (cell.folder / "log.txt").read_text()
+    return [int(step) for step in re.findall(r"going on from snapshot step-(\d+)", text)]
 
 
-def test_cells_that_lose_their_node_are_put_back_and_end_with_the_same_bits(sweep, tmp_path, capsys):
-    submitted = sweep()
-    wait_until_at_work(submitted, tmp_path)
-    slurm("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
-    wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(submitted, tmp_path))
-    assert submitted.returncode == 0, told(submitted, tmp_path)()
-    assert main([str(tmp_path)]) == 0, told(submitted, tmp_path)()
-    assert capsys.readouterr().out.count("done") == 2
-    run(composed(*WORDS, "seed=1"), tmp_path / "whole")
-    for cell in cells(tmp_path)[:2]:
-        assert step_gone_on_from(cell) > 0, "not only the one that was made at the start"
-    assert same(weights(cells(tmp_path)[1].folder), weights(tmp_path / "whole"))
+def at_work_again(cell):
+    """Whether a step was done after those that it went on from."""
+    steps = (cell.folder / "metrics.csv").read_text().count("loss/mean")
+    return read_json(cell.folder / "results.json")["status"] == "running" and steps > max(steps_gone_on_from(cell))
 
 
-def test_after_a_cancelled_job_the_same_sweep_does_what_is_left(sweep, tmp_path, capsys):
+def test_a_cell_that_is_cancelled_and_then_loses_its_node_ends_with_the_same_bits(sweep, tmp_path, capsys):
+    """After the cancelled job the same sweep does what is left; what loses its node is put back and goes on."""
     submitted = sweep()
     job = wait_until_at_work(submitted, tmp_path)
-    slurm("scancel", f"{job}_0")
     cancelled, other = cells(tmp_path)
+    slurm("scancel", f"{job}_0")
     wait_for(lambda: statuses(tmp_path) == ["INTERRUPTED", "done"], "the other cell", told(submitted, tmp_path))
     submitted.send_signal(signal.SIGINT)  # without accounting the launcher waits for the cancelled job
     wait_for(lambda: submitted.poll() is not None, "the end of what had submitted it", told(submitted, tmp_path))
@@ -114,12 +108,18 @@ def test_after_a_cancelled_job_the_same_sweep_does_what_is_left(sweep, tmp_path,
     assert f"{cancelled.folder.name}: INTERRUPTED: Preempted: SIGTERM" in capsys.readouterr().err
     before = (other.folder / "results.json").read_bytes()
     submitted = sweep()
+    wait_for(lambda: at_work_again(cancelled), "the cell at work again", told(submitted, tmp_path))
+    slurm("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true")
     wait_for(lambda: submitted.poll() is not None, "the sweep's end", told(submitted, tmp_path))
     assert submitted.returncode == 0, told(submitted, tmp_path)()
-    assert main([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0, told(submitted, tmp_path)()
+    assert capsys.readouterr().out.count("done") == 2
     assert (other.folder / "results.json").read_bytes() == before
-    assert step_gone_on_from(cancelled) > 0
     assert "already done, nothing to run" in (other.folder / "log.txt").read_text()
+    gone_on, put_back = steps_gone_on_from(cancelled)
+    assert 0 < gone_on < put_back, "each went on from what the signal had it save"
+    run(composed(*WORDS, "seed=0"), tmp_path / "whole")
+    assert same(weights(cancelled.folder), weights(tmp_path / "whole"))
 
 
 def statuses(folder):
