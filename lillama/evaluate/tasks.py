@@ -91,10 +91,15 @@ def task_manager(cache: Cache | None = None) -> Any:
     """
     if not _managers:
         try:
-            from lillama.evaluate.harness_index import kept_manager
+            from lm_eval.tasks import TaskManager
         except ImportError:
             raise ConfigError("stages: zero_shot needs the package lm-eval (pip install lm-eval)") from None
-        _managers.append(kept_manager(cache or Cache(default_root().expanduser())))
+        try:
+            from lillama.evaluate.harness_index import kept_manager
+        except ImportError:  # a harness whose index has another shape
+            _managers.append(TaskManager())
+        else:
+            _managers.append(kept_manager(cache or Cache(default_root().expanduser())))
     return _managers[0]
 
 
