@@ -84,7 +84,7 @@ def test_the_reference_is_for_one_stack(tmp_path):
 
 @pytest.mark.parametrize("options", ["distill.moments=int8", "distill.train=block", "distill.micro_batch=1"])
 def test_whatever_the_engine_is_asked_for_is_measured(tmp_path, options, monkeypatch):
-    # torchao compiles its step, for half a minute; tests/distill/test_snapshot.py learns with what that gives.
+    # torchao compiles its step, for half a minute; tests/distill/test_teaching.py learns with what that gives.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     found = benched(tmp_path, options)
     assert found["flops"]["recorded"] == found["flops"]["needed"]

@@ -6,6 +6,7 @@ import logging
 import resource
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ SCHEDULES = {
     "blockwise": BlockwiseConfig(),
     "heldout": BlockwiseConfig(heldout=0.25, patience=2),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled():
+    """The step of 8-bit moments as torchao writes it: to compile it takes half a minute (test_teaching does)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+        yield
 
 
 def snapshots(folder, config=EVERY, key="this run", **options):
