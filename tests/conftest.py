@@ -92,9 +92,10 @@ def one_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     The index of the harness's tasks, which takes ten seconds to make, is all workers' one.
     """
     cache, base = tmp_path_factory.mktemp("cache"), tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "harness"
-    shared.mkdir(exist_ok=True)
-    (cache / "harness").symlink_to(shared)
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    for kind in ("harness", "locks"):
+        (shared / kind).mkdir(exist_ok=True)
+        (cache / kind).symlink_to(shared / kind)
     os.environ.setdefault("LILLAMA_CACHE", str(cache))
     os.environ["WANDB_MODE"] = "offline"
     os.environ["HF_EVALUATE_OFFLINE"] = "1"  # or the harness asks a Hub that is not there, and waits, for a metric
