@@ -116,21 +116,23 @@ def listening() -> Iterator[Preemption]:
             signal.signal(number, handler)
         for asked in dict.fromkeys(preemption.asked):
             if callable(before[asked]) and before[asked] is not leave and asked is not signal.SIGINT:
-                with _deaf_to(signal.SIGTERM):
+                with _deaf_to(signal.SIGTERM, asked):
                     before[asked](asked, None)
     if preemption.signal is not None:
         preemption.end()
 
 
 @contextmanager
-def _deaf_to(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal within, in this process and in those that it starts.
+def _deaf_to(*numbers: signal.Signals) -> Iterator[None]:
+    """Ignore signals within, in this process and in those that it starts.
 
     SLURM ends a job that is put back into the queue, with all its processes: among them the ``scontrol requeue`` by
-    which a launcher asks for it in the job itself, which has then failed in the launcher's eyes.
+    which a launcher asks for it in the job itself, which has then failed in the launcher's eyes. And it may send the
+    signal that is being answered once more, from srun: a job that waits in the queue cannot be put back again.
     """
-    before = signal.signal(number, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -73,6 +73,19 @@ def test_what_puts_a_job_back_is_not_ended_with_the_job(heard):
     assert heard == ["SIGTERM"], "it is heard again afterwards"
 
 
+def test_what_puts_a_job_back_does_so_once_though_the_signal_comes_again(heard):
+    put_back = signal.getsignal(signal.SIGUSR2)
+
+    def again(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        put_back(*arguments)
+
+    signal.signal(signal.SIGUSR2, again)
+    with pytest.raises(SystemExit), listening() as preemption, preemption.later():
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert heard == ["SIGUSR2"]
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
 def test_asked_while_the_command_line_still_imports_it_ends_with_75(name, tmp_path):
     """Hydra, the first thing that is imported, sends the signal here."""
