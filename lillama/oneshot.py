@@ -175,7 +175,13 @@ def _on_the_logits() -> FinetuneConfig:
     """``finetune=kl``."""
     cosine = LearningRate.cosine
     return FinetuneConfig(
-        objective=Objective.kl, train=Tune.factors, lr=6e-5, lr_schedule=cosine, warmup=0.05, batch_size=2
+        objective=Objective.kl,
+        train=Tune.factors,
+        embedding=False,
+        lr=6e-5,
+        lr_schedule=cosine,
+        warmup=0.05,
+        batch_size=2,
     )
 
 
