@@ -13,7 +13,6 @@ from lillama.config import (
     DataConfig,
     DomainsConfig,
     Dtype,
-    KfacRanksConfig,
     ModelConfig,
     Moments,
     Parallel,
@@ -51,7 +50,7 @@ from lillama.model.load import (
     same_vocabulary,
 )
 from lillama.model.targets import ModelShape, model_shape
-from lillama.strategy import Spectra, make_plan
+from lillama.strategy import Spectra, make_plan, takes_table
 from lillama.strategy.plan import RankPlan
 
 READ_TEXT = {Stage.perplexity, Stage.throughput, Stage.stable_rank}
@@ -132,9 +131,7 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
         data=_calibration(config, config.data, tokenizer, limits, writer) if config.calibrates else None,
         tuning=_calibration(config, config.finetune_data, tokenizer, limits, writer) if tunes else None,
         text=measured_text(evaluate.perplexity, tokenizer) if stages & READ_TEXT else None,
-        tasks=harness_tasks(evaluate.zero_shot, evaluate.tasks_dir, kept(config))
-        if Stage.zero_shot in stages
-        else None,
+        tasks=_tasks(config) if Stage.zero_shot in stages else None,
         speech=read_speech(evaluate.wer, tokenizer) if Stage.wer in stages else None,
         domains=_domains(evaluate.domains, tokenizer) if Stage.domains in stages else None,
     )
@@ -212,8 +209,7 @@ def check_runnable(config: RunConfig) -> None:
 
 def _check_table(config: RunConfig, shape: ModelShape) -> None:
     """Raise where a tied embedding may be cut that the blocks could not learn one after the other."""
-    takes_it = isinstance(config.strategy, KfacRanksConfig) and config.strategy.tied_embedding
-    if not takes_it or shape.table is None or Stage.distill not in config.stages:
+    if not takes_table(config.strategy) or shape.table is None or Stage.distill not in config.stages:
         return
     blockwise = isinstance(config.distill.schedule, BlockwiseConfig)
     if blockwise or config.parallel is Parallel.blocks:

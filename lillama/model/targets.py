@@ -106,8 +106,8 @@ class ModelShape:
 
     def with_table(self) -> "ModelShape":
         """The shape with the tied embedding among the targets, where there is one."""
-        wanted = {*self.targets, *(target for target in self.every if target.name == self.table)}
-        return replace(self, targets=tuple(target for target in self.every if target in wanted))
+        table = (target for target in self.every if target.name == self.table)
+        return replace(self, targets=(*table, *self.targets))
 
     def within(self, scope: Scope) -> "ModelShape":
         """The shape with the targets of one side of an encoder-decoder only.
@@ -144,19 +144,15 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     every = [*ends[:1], *inside, *ends[1:]]
     default = [target for target in inside if ROUTERS.isdisjoint(target.name.split("."))]
     tied = {target.name: tied_head(model, target.name) for target in ends}
+    offered = [*(target for target in ends if tied[target.name] is not None), *default]
     chosen = chosen or TargetsConfig()
-    kept = _chosen(every, default, chosen, tied, dense=(*idle, *shared))
+    kept = _chosen(every, offered, chosen, tied, dense=(*idle, *shared))
+    table = None
+    if chosen.include is None:  # nobody has chosen: the tied embedding is no target, but a strategy may take it
+        table = next((target.name for target in kept if tied.get(target.name) is not None), None)
+    targets = tuple(target for target in kept if target.name != table)
     parameters = sum(p.numel() for p in model.parameters())
-    return ModelShape(parameters, len(blocks), kept, tuple(every), idle, shared, _table(tied, chosen))
-
-
-def _table(tied: Mapping[str, str | None], chosen: TargetsConfig) -> str | None:
-    """The embedding that is tied to a head, unless patterns say what is replaced or leave it out."""
-    for name, head in tied.items():
-        left_out = any(matches(own, pattern) for own in (name, head or "") for pattern in chosen.exclude or [])
-        if head is not None and chosen.include is None and not left_out:
-            return name
-    return None
+    return ModelShape(parameters, len(blocks), targets, tuple(every), idle, shared, table)
 
 
 def _check_first(model: Any, blocks: Blocks) -> None:

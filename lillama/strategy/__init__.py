@@ -33,7 +33,7 @@ from lillama.strategy.spectrum import plan_spectrum
 from lillama.strategy.top import plan_top
 from lillama.strategy.uniform import plan_uniform
 
-__all__ = ["PLANNERS", "Spectra", "make_plan", "parse_count", "target_parameters"]
+__all__ = ["PLANNERS", "Spectra", "make_plan", "parse_count", "takes_table", "target_parameters"]
 
 PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]] = {
     BottomConfig: plan_bottom,
@@ -60,7 +60,7 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
     """
     if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
         shape = replace(shape, targets=shape.every or shape.targets)
-    if isinstance(config, KfacRanksConfig) and config.tied_embedding:
+    if takes_table(config):
         shape = shape.with_table()
     shape = shape.within(config.scope)
     if not shape.targets and shape.every:
@@ -74,6 +74,11 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
     else:
         ranks = PLANNERS[type(config)](shape, target, config)
     return RankPlan.of(shape, ranks, None if isinstance(config, OWN_REQUEST) else 1 - target / shape.parameters)
+
+
+def takes_table(config: StrategyConfig) -> bool:
+    """Tell a strategy that may cut the table which a model both embeds and predicts with."""
+    return isinstance(config, KfacRanksConfig) and config.tied_embedding
 
 
 def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:
