@@ -10,7 +10,7 @@ from lillama.algebra.moments import DiagonalMoment, Moment
 from lillama.config import OutputMoment
 from lillama.init.moments import InputCollector
 from lillama.model.surgery import matrix, owner
-from lillama.runtime import expert_matrices
+from lillama.runtime import embedding_scale, expert_matrices, is_table
 
 # Of a linear or an embedding: E[g g^T] [out, out] or its diagonal. Of fused experts: one an expert.
 OutputMoments = Moment | DiagonalMoment | list[Moment | DiagonalMoment]
@@ -51,7 +51,7 @@ class OutputCollector:
         model = self.inputs.model
         dense = model.get_submodule(name)
         weight = matrix(model, name)
-        tokens = isinstance(dense, nn.Embedding)
+        tokens, scale = is_table(dense), embedding_scale(dense)
         size = weight.shape[1] if tokens else weight.shape[0]
         self.moments[name] = self._moment(size, diagonal=dense is model.get_output_embeddings())
 
@@ -59,7 +59,8 @@ class OutputCollector:
             if output.requires_grad:
                 # A linear's rows are those of its input: an encoder's, where cross-attention projects its output.
                 mask = self.inputs.mask(name, output if tokens else args[0])
-                output.register_hook(lambda gradient: self._add(name, gradient, mask))
+                # What an embedding multiplies its rows by is no part of its weight.
+                output.register_hook(lambda found: self._add(name, found * scale if tokens else found, mask))
 
         return forward
 

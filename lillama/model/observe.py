@@ -20,7 +20,7 @@ from lillama.model.inputs import Batch, model_inputs
 from lillama.runtime import is_fused_experts
 
 log = logging.getLogger(__name__)
-ROWS, LENGTH = 5, 8  # of the tokens that it runs on
+ROWS, LENGTH = 5, 4  # of the tokens that it runs on
 _SEEN: dict[tuple[Any, ...], frozenset[str] | None] = {}  # by structure: a sweep asks for one model again and again
 
 

@@ -55,7 +55,9 @@ def _pivoted_module(plain: Any, shared: dict[int, Any]) -> nn.Module:
     with torch.device("meta"):
         module: Any
         if isinstance(plain, LowRankEmbedding):
-            module = PivotedEmbedding(plain.num_embeddings, plain.embedding_dim, plain.rank, plain.padding_idx)
+            module = PivotedEmbedding(
+                plain.num_embeddings, plain.embedding_dim, plain.rank, plain.padding_idx, plain.scale
+            )
         else:
             module = PivotedLinear(plain.in_features, plain.out_features, plain.rank, bias=plain.bias is not None)
             module.A.bias = plain.A.bias

@@ -20,7 +20,7 @@ from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import check_inputs
 from lillama.model.observe import called_modules
 from lillama.model.sharing import shared_parameters
-from lillama.runtime import expert_matrices, is_fused_experts, tied_head
+from lillama.runtime import expert_matrices, is_fused_experts, is_table, tied_head
 
 log = logging.getLogger(__name__)
 ROUTERS = {"router", "gate", "shared_expert_gate"}  # dense, unless they are asked for
@@ -260,7 +260,7 @@ def _ends(model: Any, blocks: Blocks) -> Iterator[Target]:
     names = shared_parameters(model).get(id(getattr(blocks[EMBEDDING], "weight", None)), [])
     shares_more = tied is not None and f"{tied}.bias" in model.all_tied_weights_keys  # BERT's way
     elsewhere = {*names} - {f"{embedding}.weight", f"{tied}.weight"}
-    if len(blocks.stacks) > 1 or type(blocks[EMBEDDING]) is not nn.Embedding or shares_more or elsewhere:
+    if len(blocks.stacks) > 1 or not is_table(blocks[EMBEDDING]) or shares_more or elsewhere:
         return
     yield Target(embedding, EMBEDDING, tuple(blocks[EMBEDDING].weight.shape))  # type: ignore[arg-type]
     if isinstance(head, nn.Linear) and tied is None:

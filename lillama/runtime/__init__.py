@@ -20,7 +20,15 @@ from lillama.runtime.lillama_format import (
     share_orders,
     tied_head,
 )
-from lillama.runtime.lillama_modules import FactoredWeight, LowRank, LowRankEmbedding, LowRankLinear, product
+from lillama.runtime.lillama_modules import (
+    FactoredWeight,
+    LowRank,
+    LowRankEmbedding,
+    LowRankLinear,
+    embedding_scale,
+    is_table,
+    product,
+)
 from lillama.runtime.lillama_pivoted import PivotedEmbedding, PivotedLinear
 from lillama.runtime.lillama_plugin import RUNTIME_FILES, LowRankQuantizer, mark, register
 
@@ -41,12 +49,14 @@ __all__ = [
     "PivotedEmbedding",
     "PivotedLinear",
     "PivotedPair",
+    "embedding_scale",
     "empty_embedding",
     "empty_linear",
     "expert_matrices",
     "head_of",
     "install",
     "is_fused_experts",
+    "is_table",
     "mark",
     "merge",
     "note_tie",

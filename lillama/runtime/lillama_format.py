@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .lillama_checks import DAMAGED, check_fit, check_ranks, is_count
 from .lillama_experts import LowRankExperts, expert_matrices, is_fused_experts
-from .lillama_modules import ORDER, LowRankEmbedding, LowRankLinear
+from .lillama_modules import ORDER, LowRankEmbedding, LowRankLinear, embedding_scale, is_table
 from .lillama_pivoted import PivotedEmbedding, PivotedLinear
 
 METHOD = "lillama"
@@ -169,14 +169,15 @@ def empty_embedding(dense: Any, rank: int, *, pivoted: bool = False, name: str =
     """A low-rank embedding in the shape of a dense one.
 
     :param name: what an error calls the module.
-    :raises ValueError: for a module of another kind (embeddings that scale what they give are), or too large a rank.
+    :raises ValueError: for a module of another kind, or too large a rank.
     """
-    if type(dense) is not nn.Embedding:
-        raise ValueError(f"{name}: a {type(dense).__name__} is no plain embedding")
+    if not is_table(dense):
+        raise ValueError(f"{name}: a {type(dense).__name__} is no embedding")
     check_fit(name, rank, dense.weight.shape)
-    place = {"dtype": dense.weight.dtype, "device": dense.weight.device}
+    more: dict[str, Any] = {"padding_idx": dense.padding_idx, "scale": embedding_scale(dense)}
+    more |= {"dtype": dense.weight.dtype, "device": dense.weight.device}
     kind = PivotedEmbedding if pivoted else LowRankEmbedding
-    return kind(dense.num_embeddings, dense.embedding_dim, rank, padding_idx=dense.padding_idx, **place)
+    return kind(dense.num_embeddings, dense.embedding_dim, rank, **more)
 
 
 def empty_experts(dense: Any, ranks: Mapping[str, int], name: str, *, pivoted: bool = False) -> LowRankExperts:
@@ -279,6 +280,8 @@ def merge(model: Any, config: LowRankConfig) -> Any:
 def _merged(factors: Any, dense: Any) -> nn.Module:
     weight = factors.multiplied_out()
     dense.weight = nn.Parameter(weight.T.contiguous() if isinstance(dense, Conv1D) else weight)
+    if isinstance(dense, nn.Embedding) and isinstance(factors.scale, Tensor):
+        dense.embed_scale = factors.scale.to(weight.device)  # no checkpoint has it, and this one is on the meta device
     if getattr(dense, "bias", None) is not None:
         lost = factors.bias is None  # the biases of a model compressed without them are zero
         dense.bias = nn.Parameter(weight.new_zeros(len(weight)) if lost else factors.bias)

@@ -1,7 +1,7 @@
 """A linear and an embedding as two low-rank factors."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -169,12 +169,23 @@ class Expansion(nn.Module):
 
 
 class LowRankEmbedding(_Pair):
-    """Row ``id`` of A [V, r] times B [r, d]; a tied head is a :class:`LowRankLinear` with the same two parameters."""
+    """Row ``id`` of A [V, r] times B [r, d]; a tied head is a :class:`LowRankLinear` with the same two parameters.
+
+    :param scale: what the rows are multiplied by (Gemma's by the root of d) and the head's weight is not; a tensor is
+        rounded to the numbers of the rows first, as transformers does.
+    """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, rank: int, padding_idx: int | None = None, **factory: Any
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        rank: int,
+        padding_idx: int | None = None,
+        scale: float | Tensor = 1.0,
+        **factory: Any,
     ) -> None:
         super().__init__()
+        self.scale = scale
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.rank = rank
@@ -183,7 +194,27 @@ class LowRankEmbedding(_Pair):
         self.B = Expansion(rank, embedding_dim - (rank if self.pivoted else 0), **factory)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.B(self.A(ids))
+        return self.scaled(self.B(self.A(ids)))
+
+    def scaled(self, rows: Tensor) -> Tensor:
+        """Multiply rows by the embedding's scale."""
+        if isinstance(self.scale, Tensor):
+            return rows * self.scale.to(rows.dtype)
+        return rows if self.scale == 1 else rows * self.scale
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, rank={self.rank}"
+
+
+def is_table(module: Any) -> TypeGuard[nn.Embedding]:
+    """Whether a module looks rows up and at most multiplies them by its ``embed_scale``, as Gemma's and BART's do."""
+    return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"))
+
+
+def embedding_scale(table: Any) -> float | Tensor:
+    """What a table multiplies its rows by: a number, or a tensor (never on the meta device) where it has one."""
+    scale = getattr(table, "embed_scale", 1.0)
+    if not isinstance(scale, Tensor):
+        return float(scale)
+    own = getattr(table, "scalar_embed_scale", None)  # what the buffer is filled with: it may be on the meta device
+    return torch.tensor(float(scale) if own is None else own, device="cpu")

@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from lillama import load_checkpoint, save_checkpoint
+from lillama.config import FactorForm
 from lillama.model.load import byte_tokenizer
-from lillama.runtime import RUNTIME_FILES, LowRank
+from lillama.runtime import RUNTIME_FILES, LowRank, LowRankEmbedding
 from tests.ecosystem.conftest import make_checkpoint
 from tests.families import batch_for, tiny
 from tests.model.test_families import mixed_ranks
@@ -221,3 +222,18 @@ def test_tying_again_changes_nothing(either):
     torch.testing.assert_close(model(either.ids).logits, either.logits, atol=1e-5, rtol=1e-5)
     if either.model.config.tie_word_embeddings:
         assert model.lm_head.A.weight is model.model.embed_tokens.A.weight
+
+
+@pytest.mark.parametrize("form", FactorForm)
+@pytest.mark.parametrize("family", ["gemma3_text", "xglm"])
+@torch.no_grad()
+def test_an_embedding_that_scales_its_rows_is_cut_saved_and_multiplied_out_again(family, form, tmp_path):
+    saved = make_checkpoint(family, tmp_path / "saved", ends=True, form=form)
+    assert isinstance(saved.model.get_input_embeddings(), LowRankEmbedding)
+    loaded = AutoModelForCausalLM.from_pretrained(saved.folder, attn_implementation="eager")
+    torch.testing.assert_close(loaded(saved.ids).logits, saved.logits)
+    loaded.dequantize()
+    torch.testing.assert_close(loaded(saved.ids).logits, saved.logits, atol=1e-5, rtol=1e-5)
+    loaded.save_pretrained(tmp_path / "dense")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", attn_implementation="eager")
+    torch.testing.assert_close(dense(saved.ids).logits, saved.logits, atol=1e-5, rtol=1e-5)

@@ -25,7 +25,7 @@ LEANING = {  # why blocks cannot be distilled one by one
     "gemma3n_text": (
         {**SHARES_KEYS, **LAYERED, "num_kv_shared_layers": 0, "altup_num_inputs": 2, "laurel_rank": 4},
         AutoModelForCausalLM,
-        r"block 0 gives hidden states \[2, 5, 8, 32\], not \[batch, tokens, features\]",
+        r"block 0 gives hidden states \[2, 5, 4, 32\], not \[batch, tokens, features\]",
     ),
     "xlm": ({"emb_dim": 32, "n_layers": 2, "n_heads": 4, "n_words": 64}, AutoModelForMaskedLM, "changes the hidden"),
     "funnel": (

@@ -71,7 +71,7 @@ ENTRIES = {
     "a module that is not there": ({"linear": {"model.layers.9.x": 3}}, r"compresses model\.layers\.9\.x, which"),
     "the whole model": ({"linear": {"": 3}}, "LlamaForCausalLM is no linear"),
     "a norm": ({"linear": {"model.norm": 3}}, r"model\.norm: a LlamaRMSNorm is no linear"),
-    "an embedding that is none": ({"embedding": {"lm_head": 3}}, "lm_head: a Linear is no plain embedding"),
+    "an embedding that is none": ({"embedding": {"lm_head": 3}}, "lm_head: a Linear is no embedding"),
     "experts that are a list": ({"experts": [1]}, "experts must map"),
     "experts without parameters": ({"experts": {"model.layers.0.mlp": 3}}, r"experts\.model\.layers\.0\.mlp must map"),
     "experts that are none": ({"experts": {"model.layers.0.mlp": {"down_proj": 3}}}, "LlamaMLP has no fused experts"),

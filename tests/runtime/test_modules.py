@@ -1,8 +1,18 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
+from transformers.models.xglm.modeling_xglm import XGLMScaledWordEmbedding
 
-from lillama.runtime import FactoredWeight, LowRankEmbedding, LowRankLinear, PivotedEmbedding, PivotedLinear, head_of
+from lillama.runtime import (
+    FactoredWeight,
+    LowRankEmbedding,
+    LowRankLinear,
+    PivotedEmbedding,
+    PivotedLinear,
+    empty_embedding,
+    head_of,
+)
 
 
 def randomly_ordered(module):
@@ -83,3 +93,23 @@ def test_a_tied_head_shares_the_embeddings_factors(kind):
     x = torch.randn(2, 6)
     torch.testing.assert_close(head(x), x @ table.T)
     assert (embedding.weight.shape, len(list(embedding.factor_parameters()))) == ((10, 6), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("table", "scale"), [(Gemma3TextScaledWordEmbedding, 6**0.5), (XGLMScaledWordEmbedding, 7.3)])
+@pytest.mark.parametrize("pivoted", [False, True])
+def test_an_embedding_that_scales_its_rows_scales_them_as_before(table, scale, pivoted, dtype):
+    """By what it was, in the numbers that it was in; its head, and so its weight, is without."""
+    dense = table(10, 6, 0, embed_scale=scale).to(dtype)
+    embedding = randomly_ordered(empty_embedding(dense, 3, pivoted=pivoted))
+    dense.weight = nn.Parameter(embedding.weight + 0)
+    ids = torch.tensor([[1, 4, 9]])
+    tolerance = {} if dtype is torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(embedding(ids), dense(ids), **tolerance)
+    torch.testing.assert_close(embedding.weight[1] * scale, dense(ids)[0, 0], **tolerance)
+
+
+def test_the_scale_is_known_where_nothing_else_is():
+    with torch.device("meta"):
+        dense = Gemma3TextScaledWordEmbedding(10, 6, 0, embed_scale=2.5)
+        assert float(empty_embedding(dense, 3).scale) == 2.5
