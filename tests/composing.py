@@ -8,8 +8,10 @@ import copy
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
+from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,16 +88,43 @@ def listed_once(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def merged_once(merge: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """The merge of a defaults list. Neighbours below one key (a group's schema and its option, all of a group of
+    groups) are merged by themselves first: many lists have them, and the whole is merged a third as often."""
     known: dict[object, bytes] = {}
+
+    def once(key: object, make: Callable[[], DictConfig]) -> Any:
+        if key not in known:
+            known[key] = pickle.dumps(make())
+        return pickle.loads(known[key])
 
     @wraps(merge)
     def compose(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any) -> Any:
-        key = (repr(defaults), stamps(repo.get_sources(), (default.config_path for default in defaults)))
-        if key not in known:
-            known[key] = pickle.dumps(merge(loader, defaults, repo))
-        return pickle.loads(known[key])
+        def key_of(some: list[ResultDefault]) -> object:
+            return repr(some), stamps(repo.get_sources(), (default.config_path for default in some))
+
+        def in_parts() -> DictConfig:
+            parts = [list(part) for _, part in groupby(defaults, lambda default: _top(default) or id(default))]
+            made = [once(key_of(part), partial(merge, loader, part, repo)) for part in parts]
+            return merge(_Made(made), [part[-1] for part in parts], repo)
+
+        return once(key_of(defaults), in_parts)
 
     return compose
+
+
+def _top(default: ResultDefault) -> str:
+    """The first key that a file's content goes under; empty for one that may have any."""
+    return (default.package or "").partition(".")[0]
+
+
+class _Made:
+    """A loader whose files are configurations that lie ready, in this order."""
+
+    def __init__(self, configs: list[DictConfig]) -> None:
+        self.left = iter(configs)
+
+    def _load_single_config(self, default: ResultDefault, repo: Any) -> Any:
+        return SimpleNamespace(config=next(self.left))
 
 
 PARTS = (

@@ -3,6 +3,7 @@
 import copy
 import gc
 import os
+import pickle
 import signal
 import sys
 from collections import OrderedDict
@@ -149,7 +150,7 @@ def surroundings() -> tuple[object, ...]:
 class ComposedOnce(ConfigLoaderImpl):
     """Hydra's composition; of the same words in the same surroundings, made once: a sweep asks twice for each cell."""
 
-    known: ClassVar[OrderedDict[object, DictConfig]] = OrderedDict()
+    known: ClassVar[OrderedDict[object, bytes]] = OrderedDict()
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: bool, **options: bool
@@ -157,10 +158,11 @@ class ComposedOnce(ConfigLoaderImpl):
         words = (config_name, tuple(overrides), run_mode, args, tuple(sorted(options.items())))
         key = (words, str(self.config_search_path), surroundings())
         if key not in self.known:
-            self.known[key] = super().load_configuration(config_name, overrides, run_mode, *args, **options)
+            made = super().load_configuration(config_name, overrides, run_mode, *args, **options)
+            self.known[key] = pickle.dumps(made)
             if len(self.known) > 32:
                 self.known.popitem(last=False)
-        return copy.deepcopy(self.known[key])
+        return pickle.loads(self.known[key])
 
 
 @cache

@@ -32,8 +32,8 @@ def small_device(monkeypatch):
     monkeypatch.setattr(BlockLearner, "backward", limited)
 
 
-def distilled(model, **options):
-    student = student_of(copy.deepcopy(model), RANKS)
+def distilled(model, ranks=RANKS, **options):
+    student = student_of(copy.deepcopy(model), ranks)
     config = DistillConfig(lr=1e-4, **({"batch_size": 8} | options))
     distill(student, random_tokens(16, 16), config, loss_of(Inputs.teacher_student), Session())
     return weights(student)
@@ -63,7 +63,8 @@ def test_half_as_many_sequences_at_a_time_give_the_same_factors(tiny_model, smal
 
 
 def test_moments_in_eight_bits_teach_as_well(tiny_model):
-    student = student_of(copy.deepcopy(tiny_model), dict.fromkeys(RANKS, 40))
+    ranks = {f"model.layers.{block}.mlp.up_proj": 40 for block in (1, 3)}  # torchao compiles its step for every shape
+    student = student_of(copy.deepcopy(tiny_model), ranks)
     history = []
     config = DistillConfig(batch_size=4, epochs=15, lr=3e-3, moments=Moments.int8)
     learner = make_learner(student, 1, config, loss_of(Inputs.teacher))
@@ -77,8 +78,9 @@ def test_moments_in_eight_bits_teach_as_well(tiny_model):
 
 
 def test_compiled_blocks_learn_the_same(tiny_model):
-    plain = distilled(tiny_model)
-    compiled = distilled(tiny_model, compile=True)
+    one_block = {"model.layers.1.self_attn.q_proj": 9}  # each is compiled apart
+    plain = distilled(tiny_model, one_block)
+    compiled = distilled(tiny_model, one_block, compile=True)
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
 
