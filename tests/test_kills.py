@@ -17,7 +17,7 @@ from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 from tests.forks import CommandLine, fork, status
 
-KILLS = 8
+KILLS = 5
 WORDS = (*TINY_RUN, "data.tokens=12288", "distill.batch_size=4", "snapshot.every_steps=2", "evaluate.every_tokens=4096")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
