@@ -48,8 +48,10 @@ class KfacConfig(InitConfig):
 
     ``tokens`` are those of both moments. The gradients are of the loss of the text's own next tokens
     (``labels=true``) or of tokens that are drawn from the model (``sampled``). ``input_damping`` and ``output_damping``
-    are added to every eigenvalue of a moment, as shares of their mean; ``shrinkage`` is the share that is taken off the
-    entries outside the diagonal of the full output moment. ``place`` is where hidden states wait between the passes.
+    are added to every eigenvalue of a moment, as shares of their mean; ``table_damping`` to the weight of every row of
+    an embedding's table or a head, since most tokens of a vocabulary are rare. ``shrinkage`` is the share that is taken
+    off the entries outside the diagonal of the full output moment. ``place`` is where hidden states wait between the
+    passes.
     """
 
     tokens: int = 32768
@@ -57,6 +59,7 @@ class KfacConfig(InitConfig):
     labels: str = TRUE_LABELS  # no enum: YAML reads the word true as a boolean
     input_damping: float = 1e-6
     output_damping: float = 1e-2
+    table_damping: float = 0.2
     shrinkage: float = 0.0
     place: Place = Place.memory
     seed: int = 0
@@ -66,6 +69,7 @@ class KfacConfig(InitConfig):
         self.labels = str(self.labels).lower()
         legal = f"must be {TRUE_LABELS} or {SAMPLED_LABELS}"
         require(self.labels in (TRUE_LABELS, SAMPLED_LABELS), "init.labels", self.labels, legal)
-        for key, share in (("input_damping", self.input_damping), ("output_damping", self.output_damping)):
+        for key in ("input_damping", "output_damping", "table_damping"):
+            share = getattr(self, key)
             require(1e-12 <= share <= 1e3, f"init.{key}", share, "a share of the mean eigenvalue, from 1e-12 to 1000")
         require(0 <= self.shrinkage <= 1, "init.shrinkage", self.shrinkage, "a share, from 0 to 1")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def reached_values(spectrum: TwoSidedSpectrum) -> Tensor:
 
 def _settings(config: KfacConfig) -> list[object]:
     """The settings that the spectra depend on; the tokens are told by their hash."""
-    numbers = [config.input_damping, config.output_damping, config.shrinkage, config.seed]
+    numbers = [config.input_damping, config.output_damping, config.table_damping, config.shrinkage, config.seed]
     return [config.output.name, config.labels, *numbers]
 
 
@@ -176,7 +177,7 @@ class _Work:
         damping = {"input_damping": config.input_damping, "output_damping": config.output_damping}
         if isinstance(curvature.inputs, Tensor):
             rows, inner = _table_metric(curvature, config.shrinkage)
-            both = {"input_damping": config.output_damping, "output_damping": config.output_damping}
+            both = {"input_damping": config.output_damping, "output_damping": config.table_damping}
             return two_sided_spectrum(weight=weight, inputs=inner, outputs=rows, columns=columns, **both)
         if isinstance(curvature.inputs, list):  # each expert by its own tokens; one without any follows its weights
             assert isinstance(curvature.outputs, list)
@@ -190,7 +191,10 @@ class _Work:
             ]
             return stacked(experts, weight)
         assert not isinstance(curvature.outputs, list)
-        left = root_of(damped(shrunk(curvature.outputs.value, config.shrinkage), config.output_damping))
+        teacher: Any = self.teacher
+        is_head = teacher.get_submodule(name) is teacher.get_output_embeddings()
+        share = config.table_damping if is_head else config.output_damping
+        left = root_of(damped(shrunk(curvature.outputs.value, config.shrinkage), share))
         right = roots.of(curvature.inputs)
         inputs = curvature.inputs.value
         return spectrum_of_roots(
@@ -201,8 +205,8 @@ class _Work:
 def _table_metric(curvature: Curvature, shrinkage: float) -> tuple[Tensor, Tensor]:
     """The metrics of an embedding's table [V, d]: a weight a row [V], and the moment of its vectors' gradients [d, d].
 
-    The rows are weighed by how often their tokens occur. With a tied head, whose rows are weighed by the gradients at
-    the logits and whose columns by its inputs, the sum of the two Kronecker products is approximated by one of the same
+    The rows are weighed by how often their tokens occur. With a tied head, whose rows are weighed by the predictions
+    and whose columns by its inputs, the sum of the two Kronecker products is approximated by one of the same
     trace (Martens and Grosse 2015, Section 6.3, has the same device for damping).
     """
     assert isinstance(curvature.inputs, Tensor) and not isinstance(curvature.outputs, list)

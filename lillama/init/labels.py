@@ -52,6 +52,19 @@ class CalibrationLoss:
         return F.cross_entropy(wide, wanted, ignore_index=NOT_PREDICTED, reduction="sum")
 
     @torch.no_grad()
+    def variance(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Sum p (1 - p) over the predicted positions, in float64 [V]: the variance of labels drawn from the model.
+
+        It is the expectation of a squared gradient at the logits; rare tokens have it whether or not they occur.
+        """
+        total = logits.new_zeros(logits.shape[-1], dtype=torch.float64)
+        for row, wanted in zip(logits, targets, strict=True):
+            share = row[wanted != NOT_PREDICTED].float().softmax(-1)
+            total += share.sum(0, dtype=torch.float64)
+            total -= share.square_().sum(0, dtype=torch.float64)
+        return total.clamp_min(0)
+
+    @torch.no_grad()
     def _drawn(self, logits: Tensor, targets: Tensor, number: int) -> Tensor:
         """Labels drawn from the model's predictions; drawn on the CPU, so the same on every device."""
         predicted = targets != NOT_PREDICTED

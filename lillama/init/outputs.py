@@ -27,6 +27,26 @@ class OutputCollector:
         self.inputs = inputs
         self.kind = kind
         self.moments: dict[str, OutputMoments] = {}
+        self._head: str | None = None
+        self._spread: Tensor | None = None  # of the head's rows, see spread_head
+
+    def of(self, name: str) -> OutputMoments:
+        """Hand over the moment of a matrix; a head's is shared out among its rows by :meth:`spread_head`."""
+        moment = self.moments.pop(name)
+        if name == self._head and self._spread is not None:
+            assert isinstance(moment, DiagonalMoment)
+            moment.total = self._spread * (moment.total.sum() / self._spread.sum().clamp_min(1e-300))
+        return moment
+
+    def spread_head(self, variance: Callable[[], Tensor]) -> None:
+        """Add to what a head's moment is shared out by among its rows, where a head is collected.
+
+        :param variance: makes the expected squared gradients [V] at a batch's logits. The gradients of the text's own
+            labels say little of tokens that it does not have, and a few thousand tokens have few of a vocabulary's.
+        """
+        if self._head is not None:
+            found = variance()
+            self._spread = found if self._spread is None else self._spread + found
 
     def hooks(self, names: Sequence[str]) -> Iterable[Any]:
         """Register the hooks that collect while the model runs forward and backward."""
@@ -53,7 +73,10 @@ class OutputCollector:
         weight = matrix(model, name)
         tokens, scale = is_table(dense), embedding_scale(dense)
         size = weight.shape[1] if tokens else weight.shape[0]
-        self.moments[name] = self._moment(size, diagonal=dense is model.get_output_embeddings())
+        is_head = dense is model.get_output_embeddings()
+        self.moments[name] = self._moment(size, diagonal=is_head)
+        if is_head:
+            self._head, self._spread = name, None
 
         def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if output.requires_grad:

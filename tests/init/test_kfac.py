@@ -243,6 +243,25 @@ def test_an_embedding_has_its_tokens_and_the_gradients_of_its_vectors(family):
     assert all(bool(p.isfinite().all()) for module in modules.values() for p in module.parameters())
 
 
+@pytest.mark.parametrize("lengths", [None, (12, 5)], ids=["packed", "padded"])
+@pytest.mark.parametrize(("family", "name"), [("llama", "lm_head"), ("gpt2", "transformer.wte")])
+def test_the_rows_of_a_head_have_the_weight_that_the_model_predicts_them_with(family, name, lengths):
+    """As much in all as the gradients of the text's labels have, shared out by their expectation, p (1 - p)."""
+    model = tiny(family)
+    data = Batches(model, lengths=lengths)
+    (found,) = dict(curvatures(model, [name], data, KfacConfig(), mean=LossMean())).values()
+    head = found if name == "lm_head" else found.head
+    expected, total = 0, 0.0
+    for batch in data.given:
+        arguments, targets = predictions(model, batch)
+        logits = model(**arguments).logits[targets >= 0].double().requires_grad_()
+        share = logits.detach().softmax(-1)
+        expected = expected + (share * (1 - share)).sum(0)
+        F.cross_entropy(logits, targets[targets >= 0], reduction="sum").backward()
+        total += float(logits.grad.square().sum())
+    close(head.outputs.total, expected / expected.sum() * total)
+
+
 def test_what_is_predicted_is_what_small_cuts_do_to_the_loss(tiny_model):
     """Of labels drawn from the model itself the curvature is that of the KL to the dense model."""
     data = random_tokens(24, 32)

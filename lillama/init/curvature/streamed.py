@@ -85,7 +85,7 @@ class _Stream:
                 with torch.enable_grad():
                     leaf, result = _with_leaf(self.hidden[self._key(last, number)])
                     output = output_after(self.blocks, arguments, given={0: result})
-                    self.work.backward(output.logits, targets, number)
+                    self.work.backward(output.logits, targets, number, collectors)
                 self.gradients[number] = leaf.grad
                 self.hidden.drop(self._key(last, number))
                 bar.update(batch.tokens)

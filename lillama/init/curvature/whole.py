@@ -35,7 +35,7 @@ def whole(work: CurvatureWork, names: Sequence[str]) -> Iterator[tuple[str, Curv
                     read, arguments, targets = work.loss.prepare(batch, number)
                     collectors.begin(read)
                     with torch.enable_grad():
-                        work.backward(blocks.model(**arguments).logits, targets, number)
+                        work.backward(blocks.model(**arguments).logits, targets, number, collectors)
                     bar.update(batch.tokens)
         finally:
             for hook in leaves:

@@ -79,8 +79,9 @@ class CurvatureWork:
         both = moment_bytes(in_features) + (moment_bytes(out_features) if full else 0)
         return both * (experts[0] if experts else 1)
 
-    def backward(self, logits: Tensor, targets: Tensor, number: int) -> None:
-        """Run a batch's loss backward."""
+    def backward(self, logits: Tensor, targets: Tensor, number: int, collectors: "Collectors") -> None:
+        """Run a batch's loss backward; the collectors of a head are told of its predictions."""
+        collectors.outputs.spread_head(lambda: self.loss.variance(logits.detach(), targets))
         loss = self.loss.summed(logits, targets, number)
         value = loss.item()
         if not math.isfinite(value):
@@ -115,7 +116,7 @@ class Collectors:
 
     def taken(self, name: str, head: Curvature | None = None) -> Curvature:
         """Hand over the moments of a matrix."""
-        return Curvature(self.inputs.of(name), self.outputs.moments.pop(name), head)
+        return Curvature(self.inputs.of(name), self.outputs.of(name), head)
 
 
 def tied_heads(blocks: Blocks, names: Sequence[str]) -> dict[str, str]:
