@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,10 +118,27 @@ def listening() -> Iterator[Preemption]:
             signal.signal(number, handler)
         for asked in dict.fromkeys(preemption.asked):
             if callable(before[asked]) and before[asked] is not leave and asked is not signal.SIGINT:
-                with _deaf_to(signal.SIGTERM, asked):
+                with _deaf_to(signal.SIGTERM, asked), _in_the_queue_already():
                     before[asked](asked, None)
     if preemption.signal is not None:
         preemption.end()
+
+
+@contextmanager
+def _in_the_queue_already() -> Iterator[None]:
+    """End the process, and not the job, where a launcher fails to put its job back into the queue.
+
+    SLURM may have put it back itself, a moment before: ``scontrol requeue`` then fails, and the job, which will start
+    again, would have failed in the launcher's eyes. Where it is not in the queue, it has ended without a result, which
+    a launcher tells.
+    """
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        if list(error.cmd[:2]) != ["scontrol", "requeue"]:
+            raise
+        log.warning("the job could not be put back into the queue; it may be there already")
+        sys.exit(PREEMPTED)
 
 
 @contextmanager

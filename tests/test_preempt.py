@@ -86,6 +86,21 @@ def test_what_puts_a_job_back_does_so_once_though_the_signal_comes_again(heard):
     assert heard == ["SIGUSR2"]
 
 
+@pytest.mark.parametrize(
+    ("command", "ends"), [(["scontrol", "requeue", "3_0"], SystemExit), (["other"], subprocess.CalledProcessError)]
+)
+def test_a_job_that_slurm_has_put_back_itself_has_not_failed(heard, command, ends):
+    """As submitit puts it back; what else fails there is told."""
+
+    def fails(*_):
+        raise subprocess.CalledProcessError(1, command)
+
+    signal.signal(signal.SIGUSR2, fails)
+    with pytest.raises(ends) as found, listening():
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert ends is not SystemExit or found.value.code == PREEMPTED
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
 def test_asked_while_the_command_line_still_imports_it_ends_with_75(name, tmp_path):
     """Hydra, the first thing that is imported, sends the signal here."""
