@@ -33,9 +33,10 @@ class OutputCollector:
     def of(self, name: str) -> OutputMoments:
         """Hand over the moment of a matrix; a head's is shared out among its rows by :meth:`spread_head`."""
         moment = self.moments.pop(name)
-        if name == self._head and self._spread is not None:
-            assert isinstance(moment, DiagonalMoment)
-            moment.total = self._spread * (moment.total.sum() / self._spread.sum().clamp_min(1e-300))
+        spread = self._spread if name == self._head else None
+        # A model may give other logits than its head does.
+        if spread is not None and isinstance(moment, DiagonalMoment) and len(spread) == len(moment.total):
+            moment.total = spread * (moment.total.sum() / spread.sum().clamp_min(1e-300))
         return moment
 
     def spread_head(self, variance: Callable[[], Tensor]) -> None:
