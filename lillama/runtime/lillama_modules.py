@@ -192,6 +192,8 @@ class LowRankEmbedding(_Pair):
         self.padding_idx = padding_idx
         self.A = nn.Embedding(num_embeddings, rank, padding_idx=padding_idx, **factory)
         self.B = Expansion(rank, embedding_dim - (rank if self.pivoted else 0), **factory)
+        if self.pivoted:
+            register_order(self, embedding_dim, rank, factory.get("device"))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.scaled(self.B(self.A(ids)))

@@ -35,18 +35,6 @@ class PivotedEmbedding(LowRankEmbedding):
 
     pivoted = True
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        rank: int,
-        padding_idx: int | None = None,
-        scale: float | Tensor = 1.0,
-        **factory: Any,
-    ) -> None:
-        super().__init__(num_embeddings, embedding_dim, rank, padding_idx, scale, **factory)
-        register_order(self, embedding_dim, rank, factory.get("device"))
-
     def forward(self, ids: Tensor) -> Tensor:
         pivots = self.A(ids)
         back = torch.cat([self.pivots, self.rest]).argsort()
