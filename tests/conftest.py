@@ -1,6 +1,5 @@
 """What the tests share: a tiny model, its tokenizer, tokens, composed configurations, the command line in-process."""
 
-import copy
 import gc
 import os
 import pickle
@@ -63,6 +62,7 @@ LONGEST = (
     "test_kills",
     "test_pipeline",
     "test_compose",
+    "test_sizes",
     "test_logits",
     "test_fresh_process",
     "test_launch",
@@ -130,15 +130,15 @@ def tokens() -> TokenBlocks:
 
 def composed(*overrides: str) -> RunConfig:
     """A configuration as the command line would make it; of the same words in the same environment, made once."""
-    return copy.deepcopy(_composed(overrides, surroundings()))
+    return pickle.loads(_composed(overrides, surroundings()))
 
 
 @cache
-def _composed(overrides: tuple[str, ...], around: object) -> RunConfig:
+def _composed(overrides: tuple[str, ...], around: object) -> bytes:
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         # Folder names come from Hydra's own node, which a composition in tests does not have.
-        return typed(compose("config", overrides=list(overrides)))
+        return pickle.dumps(typed(compose("config", overrides=list(overrides))))
 
 
 def surroundings() -> tuple[object, ...]:

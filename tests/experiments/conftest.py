@@ -16,9 +16,10 @@ def model_shapes(tmp_path_factory):
     known = {}
 
     def shape(config):
-        if config.name not in known:
-            known[config.name] = model_shape(meta_model(config, tmp_path_factory.mktemp("cache")), config.targets)
-        return known[config.name]
+        key = config.name, str(config.targets)
+        if key not in known:
+            known[key] = model_shape(meta_model(config, tmp_path_factory.mktemp("cache")), config.targets)
+        return known[key]
 
     return shape
 

@@ -1,6 +1,8 @@
 """All strategies: budgets, the paper's sizes, what is out of reach."""
 
 import json
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,8 +27,9 @@ from lillama.strategy.plan import RankPlan
 from tests.conftest import composed
 
 
-def shape_of(option, tmp_path):
-    return model_shape(meta_model(composed(f"model={option}").model, tmp_path))
+@cache
+def shape_of(option):
+    return model_shape(meta_model(composed(f"model={option}").model, Path()))
 
 
 @st.composite
@@ -70,63 +73,12 @@ def realised(shape, ranks):
         ("phi3_medium_14b", 1536, (11_166_438_400, 14, 55)),
     ],
 )
-def test_the_papers_sizes_follow_from_configuration_alone(option, k, sizes, tmp_path):
+def test_the_papers_sizes_follow_from_configuration_alone(option, k, sizes):
     parameters, blocks, matrices = sizes
-    plan = make_plan(shape_of(option, tmp_path), BottomConfig(k=k, m=256, reduction=0.2))
+    plan = make_plan(shape_of(option), BottomConfig(k=k, m=256, reduction=0.2))
     assert plan.parameters == parameters
     assert plan.blocks == tuple(range(blocks))
     assert len(plan.ranks) == matrices
-
-
-PUBLISHED = {  # what the paper prints of the model and of the compressed one, in billions (Tables 3, 13, 16, 18)
-    "mixtral_8x7b": (["strategy=bottom"], 47, 37),
-    "mixtral_8x7b experts only": (["strategy=bottom", "model.targets.include=[experts.*]"], 47, 37),
-    "mamba_2_8b": (["strategy=bottom"], 2.77, 2.22),
-    "falcon_mamba_7b": (["strategy=bottom"], 7.27, 5.82),
-    "whisper_medium_en": (
-        ["strategy=uniform", "strategy.scope=decoder", "strategy.reduction=0.7", "strategy.fraction_of=rank"],
-        0.764,
-        0.485,
-    ),
-    "inkubalm": (["strategy=rank", "strategy.rank=1024"], 0.422, 0.299),
-    "phi2": (["strategy=bottom"], 2.8, 2.2),
-    "mistral_7b": (["strategy=bottom"], 7.2, 5.8),
-    "phi3_medium_14b": (["strategy=bottom", "strategy.k=1536"], 14, 11),
-}
-
-
-@pytest.mark.parametrize("case", PUBLISHED)
-def test_sizes_are_those_that_the_paper_prints(case, tmp_path):
-    """To the digits that are printed, but for what is named."""
-    words, dense, compressed = PUBLISHED[case]
-    config = composed(f"model={case.partition(' ')[0]}", *words)
-    plan = make_plan(model_shape(meta_model(config.model, tmp_path), config.model.targets), config.strategy)
-    for printed, counted in ((dense, plan.dense_parameters), (compressed, plan.parameters)):
-        digits = len(str(printed).partition(".")[2])
-        assert OTHERWISE.get((case, printed), round(counted / 1e9, digits)) in (printed, round(counted / 1e9, 4))
-
-
-# What comes out otherwise than printed: Algorithm 1 with k=1024, m=256 ends 5M below Mamba's figure, and InkubaLM's is
-# cut off, not rounded.
-OTHERWISE = {("mamba_2_8b", 2.22): 2.2146, ("inkubalm", 0.299): 0.2996}
-
-
-def test_the_published_choice_for_mixtral_is_its_experts_only(tmp_path):
-    """The paper's text means all matrices; the router is dense in both.
-
-    The published layer 9 has rank 1536. Here w1 and w3 are one fused matrix with one B, so the same budget is met at
-    another rank.
-    """
-    config = composed("model=mixtral_8x7b", "strategy=bottom", "model.targets.include=[experts.*]")
-    meta = meta_model(config.model, tmp_path)
-    published = make_plan(model_shape(meta, config.model.targets), config.strategy)
-    assert all(".experts." in name for name in published.ranks)
-    assert published.blocks == tuple(range(10)), "layers 0 to 9, as published"
-    assert {rank for name, rank in published.ranks.items() if "layers.9." not in name} == {1024}
-    assert {rank for name, rank in published.ranks.items() if "layers.9." in name} == {2304}
-    text = make_plan(model_shape(meta), config.strategy)
-    assert "model.layers.0.self_attn.q_proj" in text.ranks
-    assert not [name for name in text.ranks if ".gate" in name and ".gate_up" not in name]
 
 
 def test_a_plan_of_the_ends_replays_without_naming_them_again(tmp_path):
@@ -138,40 +90,40 @@ def test_a_plan_of_the_ends_replays_without_naming_them_again(tmp_path):
     assert make_plan(model_shape(meta), PlanFileConfig(file=str(file))) == plan
 
 
-def test_one_rank_for_every_matrix_that_it_makes_smaller(tmp_path):
-    plan = make_plan(shape_of("mistral_7b", tmp_path), RankConfig(rank=900))
+def test_one_rank_for_every_matrix_that_it_makes_smaller():
+    plan = make_plan(shape_of("mistral_7b"), RankConfig(rank=900))
     assert set(plan.ranks.values()) == {900}
     assert not [name for name in plan.ranks if name.endswith("k_proj")], "900 saves nothing in 1024 x 4096"
     assert plan.requested == plan.realised
     with pytest.raises(ConfigError, match=r"strategy\.rank=5000"):
-        make_plan(shape_of("mistral_7b", tmp_path), RankConfig(rank=5000))
+        make_plan(shape_of("mistral_7b"), RankConfig(rank=5000))
 
 
 @pytest.mark.parametrize(
     ("option", "k", "largest"), [("phi2", 1024, "36.2%"), ("phi2", 1536, "15.1%"), ("mistral_7b", 2048, "27.8%")]
 )
-def test_a_request_out_of_reach_names_the_largest_reduction(option, k, largest, tmp_path):
+def test_a_request_out_of_reach_names_the_largest_reduction(option, k, largest):
     with pytest.raises(ConfigError, match=f"largest possible is {largest}"):
-        make_plan(shape_of(option, tmp_path), BottomConfig(k=k, m=256, reduction=0.4))
+        make_plan(shape_of(option), BottomConfig(k=k, m=256, reduction=0.4))
 
 
 @pytest.mark.parametrize("config", [BottomConfig(parameters="500M"), UniformConfig(parameters="100M")])
-def test_a_size_out_of_reach_is_named_as_it_was_asked_for(config, tmp_path):
-    shape = shape_of("phi2", tmp_path)
+def test_a_size_out_of_reach_is_named_as_it_was_asked_for(config):
+    shape = shape_of("phi2")
     with pytest.raises(
         ConfigError, match=rf"strategy\.parameters={config.parameters}: out of reach.*smallest possible is"
     ):
         make_plan(shape, config)
 
 
-def test_the_authors_uniform_formula_removes_what_they_publish(tmp_path):
+def test_the_authors_uniform_formula_removes_what_they_publish():
     """Phi-2 at 20% asked: 18.1% got."""
-    plan = make_plan(shape_of("phi2", tmp_path), UniformConfig(reduction=0.2, fraction_of=Rounding.rank))
+    plan = make_plan(shape_of("phi2"), UniformConfig(reduction=0.2, fraction_of=Rounding.rank))
     assert round(100 * plan.realised, 1) == 18.1
 
 
-def test_a_47b_model_is_planned_with_its_fused_experts(tmp_path):
-    shape = shape_of("mixtral_8x7b", tmp_path)
+def test_a_47b_model_is_planned_with_its_fused_experts():
+    shape = shape_of("mixtral_8x7b")
     plan = make_plan(shape, BottomConfig(k=1024, m=256, reduction=0.2))
     assert shape.parameters == 46_702_792_704
     assert plan.parameters <= 0.8 * shape.parameters
@@ -234,9 +186,9 @@ def test_algorithm_1(shape, k, m, reduction, schema):
     ("option", "blocks"),
     [("middle_out", (14, 15, 16, 17)), ("mixed", (0, 1, 30, 31)), ("top", (28, 29, 30, 31)), ("bottom", (0, 1, 2, 3))],
 )
-def test_the_order_of_layers_on_the_command_line(option, blocks, tmp_path):
+def test_the_order_of_layers_on_the_command_line(option, blocks):
     config = composed("model=mistral_7b", f"strategy={option}", "strategy.k=512", "strategy.reduction=0.08")
-    assert make_plan(shape_of("mistral_7b", tmp_path), config.strategy).blocks == blocks
+    assert make_plan(shape_of("mistral_7b"), config.strategy).blocks == blocks
 
 
 def _one_step_less(shape, ranks, *, k, m, last):
@@ -287,8 +239,8 @@ def test_uniform_meets_the_budget_of_the_whole_model(shape, reduction, step, k):
     assert gap < dearest or full
 
 
-def test_a_lowest_rank_makes_the_larger_matrices_give_more(tmp_path):
-    shape = shape_of("mistral_7b", tmp_path)
+def test_a_lowest_rank_makes_the_larger_matrices_give_more():
+    shape = shape_of("mistral_7b")
     plain, raised = (make_plan(shape, UniformConfig(k=k)) for k in (1, 700))
     name = "model.layers.0.self_attn.k_proj"
     assert plain.ranks[name] < raised.ranks[name] == 700
@@ -297,8 +249,8 @@ def test_a_lowest_rank_makes_the_larger_matrices_give_more(tmp_path):
     assert abs(raised.parameters - plain.parameters) < 1e-4 * plain.parameters
 
 
-def test_a_target_may_be_a_parameter_count(tmp_path):
-    shape = shape_of("phi2", tmp_path)
+def test_a_target_may_be_a_parameter_count():
+    shape = shape_of("phi2")
     plan = make_plan(shape, UniformConfig(parameters="1.7B"))
     assert 1_699_000_000 < plan.parameters <= 1_700_000_000
     assert plan.requested == pytest.approx(1 - 1.7e9 / shape.parameters)
@@ -317,18 +269,18 @@ def test_other_counts_are_refused(text):
         parse_count(text)
 
 
-def test_a_count_above_the_model_is_refused(tmp_path):
+def test_a_count_above_the_model_is_refused():
     with pytest.raises(ConfigError, match="2,779,683,840"):
-        make_plan(shape_of("phi2", tmp_path), UniformConfig(parameters="3B"))
+        make_plan(shape_of("phi2"), UniformConfig(parameters="3B"))
 
 
-def test_a_k_above_every_matrix_is_refused(tmp_path):
+def test_a_k_above_every_matrix_is_refused():
     with pytest.raises(ConfigError, match=r"strategy\.k=3000.*largest matrix has rank 2560"):
-        make_plan(shape_of("phi2", tmp_path), BottomConfig(k=3000))
+        make_plan(shape_of("phi2"), BottomConfig(k=3000))
 
 
 def test_a_saved_plan_replays(tmp_path):
-    shape = shape_of("phi2", tmp_path)
+    shape = shape_of("phi2")
     plan = make_plan(shape, BottomConfig())
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(plan.as_dict()))
@@ -338,7 +290,7 @@ def test_a_saved_plan_replays(tmp_path):
     assert replayed.requested == replayed.realised == plan.realised
 
 
-def test_pivoted_factors_keep_higher_ranks_for_the_same_parameters(tmp_path):
+def test_pivoted_factors_keep_higher_ranks_for_the_same_parameters():
     """A quarter off a square matrix of 576: rank 216 plain, 288 pivoted."""
     shape = ModelShape(576**2, 1, (Target("w", 0, (576, 576)),))
     plain, pivoted = (make_plan(shape.factored(form), UniformConfig(reduction=0.25)) for form in FactorForm)
@@ -349,7 +301,7 @@ def test_pivoted_factors_keep_higher_ranks_for_the_same_parameters(tmp_path):
 
 @pytest.mark.parametrize("form", FactorForm)
 def test_a_plan_says_how_its_factors_are_stored_and_replays_only_so(form, tmp_path):
-    shape = shape_of("mixtral_8x7b", tmp_path).factored(form)
+    shape = shape_of("mixtral_8x7b").factored(form)
     plan = make_plan(shape, UniformConfig())
     told = plan.as_dict()
     assert told["factors"] == form.name
@@ -365,12 +317,12 @@ def test_a_plan_says_how_its_factors_are_stored_and_replays_only_so(form, tmp_pa
 
 
 def test_an_older_plan_is_one_of_plain_factors(tmp_path):
-    told = make_plan(shape_of("phi2", tmp_path), BottomConfig()).as_dict()
+    told = make_plan(shape_of("phi2"), BottomConfig()).as_dict()
     older = {key: value for key, value in told.items() if key not in ("factors", "indices")}
     assert RankPlan.from_dict(older).factors is FactorForm.plain
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(older))
-    assert make_plan(shape_of("phi2", tmp_path), PlanFileConfig(file=str(file))).ranks == told["ranks"]
+    assert make_plan(shape_of("phi2"), PlanFileConfig(file=str(file))).ranks == told["ranks"]
 
 
 @pytest.mark.parametrize(
@@ -388,4 +340,4 @@ def test_a_wrong_plan_file_is_refused(content, message, tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        make_plan(shape_of("phi2", tmp_path), PlanFileConfig(file=str(file)))
+        make_plan(shape_of("phi2"), PlanFileConfig(file=str(file)))
