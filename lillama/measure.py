@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from lillama.config import Objective, PerplexityConfig, RunConfig, Stage, Weights
+from lillama.evaluate.known import KnownPerplexities
 from lillama.evaluate.perplexity import MeasuredText, perplexity
 from lillama.evaluate.samples import samples
 from lillama.evaluate.stable_rank import draw_stable_ranks, stable_ranks
@@ -176,9 +178,11 @@ def _stable_rank(measurement: Measurement, model: nn.Module, role: str) -> Figur
 def _domains(measurement: Measurement, model: nn.Module, role: str) -> Figures:
     config, texts = measurement.config, measurement.inputs.domains
     assert texts is not None
-    found = {}
+    found, known = {}, KnownPerplexities(model, kept(config))
     for name, text in texts.items():
-        value = measurement.perplexity_of(model, text, config.evaluate.domains.texts[name])
+        settings = config.evaluate.domains.texts[name]
+        measure = partial(measurement.perplexity_of, model, text, settings)
+        value = known.find(name, text, settings, measure)
         found[name] = {"perplexity": value, "bits_per_byte": text.bits_per_byte(value), "tokens": len(text)}
     return found
 

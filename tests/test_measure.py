@@ -4,6 +4,7 @@ import lm_eval
 import pytest
 
 import lillama.distilling
+import lillama.measure
 from lillama.model.checkpoint import load_checkpoint
 from lillama.results import read_json
 from tests.conftest import TINY_RUN
@@ -95,6 +96,24 @@ def test_a_checkpoint_is_measured_beside_a_baseline(words, cli, tmp_path, tiny_m
     assert result["perplexity"]["dense"] < result["perplexity"]["end"]
     assert set(result["measured"]["throughput"]) == {"dense", "compressed", "ratios"}
     assert "mean" in result["measured"]["zero_shot"]["compressed"]["recovery"]
+
+
+def test_a_sweep_measures_the_domains_of_its_dense_model_once(words, cli, tmp_path, monkeypatch):
+    measured, plain = [], lillama.measure.perplexity
+
+    def perplexity(model, *args, **options):
+        measured.append(model)
+        return plain(model, *args, **options)
+
+    monkeypatch.setattr(lillama.measure, "perplexity", perplexity)
+    few = (*words, "strategy.reduction=0.1,0.2", "evaluate/domains=stdlib", "stages=[plan,init,domains]")
+    short = [f"evaluate.domains.texts.{name}.max_tokens=64" for name in ("documentation", "code")]
+    status, _, err = cli("-m", *few, *short, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert status == 0, err
+    results = [read_json(file) for file in sorted((tmp_path / "sweep").glob("*/results.json"))]
+    dense, again = (result["measured"]["domains"]["dense"] for result in results)
+    assert dense == again
+    assert len(measured) == 2 + 2 * 2, "two texts of one dense model and of two compressed ones"
 
 
 def test_speed_needs_no_weights(words, cli, tmp_path):

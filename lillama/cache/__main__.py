@@ -15,7 +15,7 @@ kinds:
   gguf      GGUF files as Hugging Face folders; never removed but by clear
   tokens    calibration texts as blocks of tokens
   factors   whole factorisations of a model's matrices, of which every rank is a cut
-  scores    zero-shot scores of a model, task by task
+  scores    scores and perplexities of a model, task by task and text by text
   models    distilled models of runs with reuse=true; never removed but by clear
   harness   the evaluation harness's index of its tasks, which takes seconds to make
 
