@@ -54,12 +54,12 @@ def folders(tmp_path_factory):
 
 @contextmanager
 def cut_short(monkeypatch):
-    """Have a distillation killed after its second step."""
+    """Have a distillation killed after its first step."""
     told = Record.log_step
 
     def killed(record, tokens, metrics):
         told(record, tokens, metrics)
-        if tokens >= 1024:
+        if tokens >= 512:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -52,7 +52,7 @@ def test_a_runs_folder_holds_what_was_promised(finished_run):
     result, plan = read_json(folder / "results.json"), read_json(folder / "plan.json")
     assert result["status"] == "done"
     assert result["error"] is None
-    assert result["tokens"] == result["data"]["tokens"] == 2048
+    assert result["tokens"] == result["data"]["tokens"] == 1024
     assert result["data"]["skipped_rows"] == result["data"]["perplexity_skipped_rows"] == 0
     assert set(result["seconds"]) == {"plan", "data", "load", "init", "distill", "perplexity", "save"}
     assert all(value >= 0 for value in result["seconds"].values())
@@ -88,7 +88,7 @@ def test_the_curve_runs_from_the_start_to_the_end(finished_run):
     result = read_json(folder / "results.json")
     with (folder / "curve.csv").open() as file:
         rows = [(int(row["tokens"]), float(row["perplexity"])) for row in csv.DictReader(file)]
-    assert [tokens for tokens, _ in rows] == [0, 512, 1024, 1536, 2048]
+    assert [tokens for tokens, _ in rows] == [0, 512, 1024]
     assert rows[0][1] == result["perplexity"]["start"]
     assert rows[-1][1] == result["perplexity"]["end"]
     assert [list(row) for row in rows] == result["curve"]

@@ -129,7 +129,7 @@ def test_the_loggers_hear_of_its_curve(words, first, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", ["loss=student", "seed=1", "distill.lr=1e-3", "strategy.k=10", "init=random", "data.tokens=1024"]
+    "other", ["loss=student", "seed=1", "distill.lr=1e-3", "strategy.k=10", "init=random", "data.tokens=512"]
 )
 def test_it_is_not_taken_for_another_model(made, other):
     assert Kept(composed(*made, other)).find() is None

@@ -90,13 +90,14 @@ class Curve:
         from matplotlib.ticker import LogFormatter
 
         figure = Figure(figsize=(7, 4))
-        # Fixed margins and plain labels: with a layout that measures, and labels in TeX, drawing takes twice as long.
+        # Fixed margins and title, plain labels: a layout that measures, and labels in TeX, take twice as long.
         axes = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.97, "bottom": 0.13, "top": 0.92})
         tokens, values = zip(*self.points, strict=True)
         axes.plot(tokens, values, marker="o", label="student")
         if self.dense is not None:
             axes.axhline(self.dense, linestyle="--", color="grey", label=f"dense ({self.dense:.2f})")
-        axes.set(xlabel="seen tokens", ylabel="perplexity", yscale="log", title=title)
+        axes.set(xlabel="seen tokens", ylabel="perplexity", yscale="log")
+        axes.set_title(title, y=1.0)
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         axes.legend()
