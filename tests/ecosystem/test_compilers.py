@@ -13,16 +13,17 @@ from tests.model.test_student import student_of
 
 
 def compressed(family, form=FactorForm.plain, *, ends=False):
-    model = tiny(family, **TWO_BLOCKS.get(family, {}))
+    model = tiny(family, **FEW_BLOCKS[family])
     if any(is_fused_experts(module) for module in model.modules()):
         model.set_experts_implementation("grouped_mm")  # a loop over experts breaks the graph, dense or not
     return student_of(model, mixed_ranks(model, ends=ends), form).settle()
 
 
 FAMILIES = ["llama", "phi3", "gpt2", "opt", "t5", "whisper", "mamba", "mixtral", "gpt_oss"]
-# A third block of the same kind is as much again to trace.
-TWO_BLOCKS = {family: {"num_hidden_layers": 2} for family in FAMILIES if family not in ("gpt2", "t5", "whisper")}
-TWO_BLOCKS["gpt2"] = {"n_layer": 2}
+# A second block of the same kind is as much again to trace; gpt-oss has two kinds in turn.
+FEW_BLOCKS = {family: {"num_hidden_layers": 1} for family in ("llama", "phi3", "opt", "mamba", "mixtral")}
+FEW_BLOCKS |= {"gpt2": {"n_layer": 1}, "t5": {"num_layers": 1}, "whisper": {"encoder_layers": 1, "decoder_layers": 1}}
+FEW_BLOCKS["gpt_oss"] = {"num_hidden_layers": 2}
 PIVOTED = [(family, FactorForm.pivoted) for family in ("llama", "mixtral")]  # the others have the same two modules
 
 
