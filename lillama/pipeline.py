@@ -183,10 +183,10 @@ def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
         return known
 
     plan = prepare_plan(config, folder, spectra=spectra)
-    if not isinstance(config.strategy, KfacRanksConfig) or supply.loss is None:
+    if not isinstance(config.strategy, KfacRanksConfig) or supply.loss_spectra is None:
         return plan
-    shape = plan_shape(config)
-    job.record.note_forecast(forecast(shape, config.strategy, known, supply.loss))
+    loss, tokens = supply.loss_spectra.loss, supply.loss_spectra.tokens
+    job.record.note_forecast(forecast(plan_shape(config), config.strategy, known, loss=loss, tokens=tokens))
     return replace(plan, predicted_loss_rise=predicted_loss_rise(plan.ranks, known))
 
 

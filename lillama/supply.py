@@ -8,6 +8,7 @@ from torch import nn
 from lillama.config import ModelConfig, RunConfig, Stage
 from lillama.data.generated import Writer
 from lillama.init import FactorCache, factor_cache
+from lillama.init.kfac import LossSpectra
 from lillama.init.planning import plan_spectra
 from lillama.model.load import load_model
 from lillama.prepare import Inputs, cache_of, kept, prepare_inputs
@@ -22,7 +23,7 @@ class Supply:
         self.record = record
         self._inputs: Inputs | None = None
         self._teacher: Any = None
-        self.loss: float | None = None  # the dense model's, on the tokens that a plan's moments are of
+        self.loss_spectra: LossSpectra | None = None  # what a plan by the loss was made of
         self._cache = kept(config)  # one for all: it does not evict what this run has used
 
     def inputs(self) -> Inputs:
@@ -69,6 +70,6 @@ class Supply:
             "form": config.factors.form,
             "progress": config.progress,
         }
-        found, self.loss = plan_spectra(teacher, names, data, config.strategy, config.init, **options)
+        found, self.loss_spectra = plan_spectra(teacher, names, data, config.strategy, config.init, **options)
         self._teacher = teacher if Stage.init in config.stages else None
         return found

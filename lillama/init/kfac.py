@@ -80,6 +80,7 @@ class LossSpectra:
 
     values: Mapping[str, Sequence[float]]
     loss: float
+    tokens: int
 
 
 def loss_spectra(
@@ -103,7 +104,7 @@ def loss_spectra(
         own = reached_values(spectrum)
         values[name] = (own if own.dim() == 1 else own.sum(0)).tolist()
         loss = float(spectrum.loss)
-    return LossSpectra({name: values[name] for name in names}, loss)
+    return LossSpectra({name: values[name] for name in names}, loss, data.head(config.tokens).tokens)
 
 
 def reached_values(spectrum: TwoSidedSpectrum) -> Tensor:

@@ -16,7 +16,7 @@ from lillama.config import (
 )
 from lillama.data.calibration import Calibration
 from lillama.init.energy import output_energies
-from lillama.init.kfac import loss_spectra
+from lillama.init.kfac import LossSpectra, loss_spectra
 from lillama.init.measured import measured_energies
 from lillama.init.spectra import FactorCache
 
@@ -31,8 +31,8 @@ def plan_spectra(
     form: FactorForm,
     cache: FactorCache | None,
     progress: bool,
-) -> tuple[Mapping[str, Sequence[float]], float | None]:
-    """Return the values of the named matrices that a strategy plans by, and the dense model's loss if it is known.
+) -> tuple[Mapping[str, Sequence[float]], LossSpectra | None]:
+    """Return the values of the named matrices that a strategy plans by, and where they are of the loss, all of it.
 
     :param init: the start, whose moments ``strategy=kfac`` shares; of another start it has those of its defaults.
     :param form: how factors will be stored.
@@ -47,5 +47,5 @@ def plan_spectra(
         case KfacRanksConfig():
             own = init if isinstance(init, KfacConfig) else KfacConfig()
             found = loss_spectra(teacher, names, data, own, **options)
-            return found.values, found.loss
+            return found.values, found
     raise TypeError(f"{type(strategy).__name__} plans without spectra")
