@@ -12,14 +12,17 @@ UV := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constrai
 RUN_EXTRAS := gguf,wandb
 TEST_EXTRAS := $(RUN_EXTRAS),data,eval,peft,quantize,speech,slurm,joblib,test,lint
 SCALE ?= paper
+# Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
+PYTEST = $(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
 # What one process compiled serves all that follow; without it each spends seconds on compiling what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint clean experiment report
+.PHONY: help run test test-long lint clean experiment report
 
 help:
 	@echo "make run    set up, compress SmolLM2-135M by 20%, print what it cost and lost   (minutes)"
-	@echo "make test   set up, run every test                                             (minutes)"
+	@echo "make test   set up, run the tests of every behaviour                           (minutes)"
+	@echo "make test-long   set up, run sweeps on SLURM and torchrun, random kills, every experiment, wide scans"
 	@echo "make table02, make figure4, make experiment NAME=table02_zero_shot   run it and print its tables (SCALE=small)"
 	@echo "make report write outputs/report.html, all experiments beside the paper"
 	@echo "make lint   set up, ruff and mypy"
@@ -30,9 +33,11 @@ run: $(RUN_READY)
 	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256 \
 	  'stages=[plan,init,perplexity]'
 
-# Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
 test: $(TEST_READY)
-	$(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+test-long: $(TEST_READY)
+	$(PYTEST) -m long
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN
 from tests.forks import CommandLine
 
+pytestmark = pytest.mark.long
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra joblib is not installed")
 
 

@@ -19,7 +19,7 @@ from tests.forks import CommandLine, fork, status
 
 KILLS = 5
 WORDS = (*TINY_RUN, "data.tokens=12288", "distill.batch_size=4", "snapshot.every_steps=2", "evaluate.every_tokens=4096")
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def in_a_fork(config, folder, end=None, after=0.0):

@@ -15,6 +15,7 @@ from tests.scan.__main__ import FAMILIES, HEAD, TABLE
 from tests.scan.changes import CHANGES
 from tests.scan.examine import batch_of, built, examine
 
+pytestmark = pytest.mark.long
 ENDINGS = [
     (Task.causal_lm, "deepseek_v4", "compresses", ""),  # a linear class that has a weight for each group of its input
     (Task.causal_lm, "inkling2_text", "compresses", ""),  # its weights are renamed on their way to a file

@@ -24,7 +24,7 @@ from tests.waiting import wait_for
 
 WORDS = (*TINY_RUN, "distill.batch_size=3", "evaluate.every_tokens=512", "init=svd")
 LONG = ("data.tokens=12288", "snapshot.every_steps=3", "evaluate.every_tokens=0")
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def start(*words):

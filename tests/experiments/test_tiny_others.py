@@ -7,6 +7,8 @@ import pytest
 
 from lillama.compose import experiment_names
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("name", [name for name in experiment_names() if not name.startswith(("table", "bench_"))])
 def test_all_cells_run_and_the_report_is_complete(name, run_all):

@@ -117,6 +117,7 @@ def test_the_command_writes_the_page_and_counts(places, tmp_path, capsys):
     assert re.match(rf"{NAME}: paper: 0 measured, \d+ MISSING, 0 FAILED, \d+ OOM.*; small: 21 measured", line)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(browser_programs() is None, reason="no Chromium with chromedriver")
 def test_a_browser_shows_it_and_switches_scales(text, tmp_path):
     file = tmp_path / "page.html"

@@ -15,7 +15,7 @@ from tests.forks import CommandLine
 from tests.slurm.cluster import cluster, missing, slurm
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(missing()), reason=missing() or "")]
 # Long enough to be met at work; no snapshot but the one that the signal brings.
 WORDS = (*TINY_RUN, "data.tokens=16384", "distill.batch_size=1", "evaluate.every_tokens=0")
 # What a user edits in his copy of the site file.
