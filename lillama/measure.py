@@ -1,5 +1,6 @@
 """The stages after the making: what is measured of a model, and of the dense one beside it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -184,6 +185,10 @@ def _domains(measurement: Measurement, model: nn.Module, role: str) -> Figures:
         measure = partial(measurement.perplexity_of, model, text, settings)
         value = known.find(name, text, settings, measure)
         found[name] = {"perplexity": value, "bits_per_byte": text.bits_per_byte(value), "tokens": len(text)}
+    dense = measurement.record.result.measured.get(Stage.domains.name, {}).get(DENSE)
+    if role == COMPRESSED and dense is not None and not {Stage.distill, Stage.finetune} & set(config.stages):
+        rises = [math.log(found[name]["perplexity"] / dense[name]["perplexity"]) for name in found]
+        measurement.record.note_rise(sum(rises) / len(rises))
     return found
 
 

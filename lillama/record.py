@@ -171,6 +171,10 @@ class Record:
         if text is not None:
             self.result.bits_per_byte = {name: text.bits_per_byte(value) for name, value in figures.items()}
 
+    def note_rise(self, measured: float) -> None:
+        """Keep the start's rise of the loss on the texts of ``domains``; that on the perplexity's text goes first."""
+        self.result.loss_rise.setdefault("measured", measured)
+
     def note_finetune(self, figures: dict[str, Any], perplexity: float | None, text: MeasuredText | None) -> None:
         """Keep what a fine-tuning was, and the perplexity after it."""
         self.result.finetune = figures | {"seconds": self.result.seconds["finetune"]}

@@ -28,7 +28,7 @@ class RunResult:
     its loss and its curve as pairs with the tokens seen.
     ``measured`` holds what the stages after the making found: by stage and role (``dense``, ``compressed``).
     ``loss_rise`` is how much the start raises the loss per token, in nats: ``predicted`` from the moments of
-    ``init=kfac``, ``measured`` on the perplexity's text.
+    ``init=kfac``, ``measured`` on the perplexity's text, or without one as the mean over those of ``domains``.
     ``seconds`` is wall time by stage, ``peak_memory`` the highest resident memory of the process during the run and
     ``peak_device_memory`` that of the GPU, both in bytes.
     """

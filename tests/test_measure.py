@@ -1,5 +1,7 @@
 """The stages after the making, on the command line: a run that compresses, a checkpoint by itself, a run cut short."""
 
+import math
+
 import lm_eval
 import pytest
 
@@ -113,6 +115,10 @@ def test_a_sweep_measures_the_domains_of_its_dense_model_once(words, cli, tmp_pa
     results = [read_json(file) for file in sorted((tmp_path / "sweep").glob("*/results.json"))]
     dense, again = (result["measured"]["domains"]["dense"] for result in results)
     assert dense == again
+    for result in results:
+        texts = result["measured"]["domains"]
+        rises = [math.log(texts["compressed"][name]["perplexity"] / dense[name]["perplexity"]) for name in dense]
+        assert result["loss_rise"]["measured"] == pytest.approx(sum(rises) / 2)
     assert len(measured) == 2 + 2 * 2, "two texts of one dense model and of two compressed ones"
 
 

@@ -22,7 +22,6 @@ AS_THEY_ARE = (
     "blocks",
     "curve",
     "finetune",
-    "loss_rise",
 )
 MAKING = ("plan", "load", "data", "init", "distill")
 NAMES = EXPERIMENTS / "paper" / "names.csv"
@@ -85,6 +84,7 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
         **{key: result.get(key) for key in AS_THEY_ARE},
         **{stage: found.get(role) for stage, found in measured.items()},
         **{f"{stage}_ratios": found["ratios"] for stage, found in measured.items() if "ratios" in found},
+        "loss_rise": result.get("loss_rise") if role == COMPRESSED else None,
         "compression_seconds": _compression_seconds(result),
         "parameters": result.get("parameters", {}).get(role),
         "removed": _removed(result, role),

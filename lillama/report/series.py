@@ -57,7 +57,7 @@ def along_x(table: Table, spec: FigureSpec) -> list[Series]:
     place = list(table.config.rows).index(spec.x)
     groups: dict[Group, dict[float, Mapping[str, Entry]]] = {}
     for row, cells in table.by_row().items():
-        x = as_number(row[place])
+        x = as_number(row[place].removesuffix("%"))
         if x is not None:
             named = zip(table.config.rows, row, strict=True)
             groups.setdefault(tuple((h, word) for h, word in named if h != spec.x and word), {})[x] = cells

@@ -88,6 +88,20 @@ def test_out_of_memory_and_missing_leave_gaps_in_a_line_and_no_zeros():
     assert figure_png(made)[:4] == PNG
 
 
+def test_a_line_runs_along_a_share_and_the_dense_model_has_no_rise_of_the_loss():
+    rises = {"0.2": {"predicted": 0.2, "measured": 0.3}, "0.1": {"predicted": 0.05, "measured": 0.06}}
+    done = [Cell(Path(cut), {"strategy.reduction": cut}, finished([], loss_rise=rise)) for cut, rise in rises.items()]
+    columns = {name: f"loss_rise.{name}" for name in ("predicted", "measured")}
+    rows = {"Model": "{model}, {role}", "Reduction": "{reduction}"}
+    drawn = {"kind": "line", "x": "Reduction"}
+    made = table(done, rows=rows, columns=columns, figure=drawn, roles=["dense", "compressed"])
+    found = {(series.column, "compressed" in series.group): series.points for series in along_x(made, spec(made))}
+    assert [(one.x, one.value) for one in found["predicted", True]] == [(10, 0.05), (20, 0.2)]
+    assert [(one.x, one.value) for one in found["measured", True]] == [(10, 0.06), (20, 0.3)]
+    assert not any(one.measured for key, points in found.items() if not key[1] for one in points)
+    assert figure_png(made)[:4] == PNG
+
+
 def test_bars_of_rows_without_a_figure_are_gaps():
     made = table(ranks(), **{**RANKS, "figure": {"kind": "bars"}})
     (bars,) = by_row(made, spec(made))
