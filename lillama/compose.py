@@ -1,4 +1,4 @@
-"""What Hydra must know before it composes, and an experiment's sweep without running it. Needs no torch."""
+"""Register what Hydra needs to compose, and read an experiment's sweep without running it. Needs no torch."""
 
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def set_up() -> None:
 
 
 def at_scale(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """What holds at the scale of the run: ``${at:{paper:1024,small:144}}``.
+    """Pick the value for the scale of the run: ``${at:{paper:1024,small:144}}``.
 
     :raises ConfigError: for a scale that the experiment does not have.
     """
@@ -48,7 +48,7 @@ def at_scale(values: Mapping[str, Any], *, _root_: DictConfig) -> Any:
 
 
 def of_model(values: Mapping[str, Any], other: Any, *, _root_: DictConfig) -> Any:
-    """What holds for the model of the run, and for any other: ``${of_model:{phi3_medium_14b:1536},1024}``."""
+    """Pick the value for the model of the run, or for any other: ``${of_model:{phi3_medium_14b:1536},1024}``."""
     return values.get(_root_.model.name, other)
 
 
@@ -66,7 +66,7 @@ class Sweep:
 
 
 def experiment_sweep(name: str, scale: str | None, overrides: Sequence[str] = ()) -> Sweep:
-    """What ``python run.py experiments=NAME scale=SCALE`` would run.
+    """Read the sweep that ``python run.py experiments=NAME scale=SCALE`` would run.
 
     :raises ConfigError: for an experiment, or a scale of it, that there is not.
     """

@@ -67,6 +67,6 @@ def keep(job: Job, kept: Kept) -> None:
 
 
 def step_metrics(progress: Progress) -> dict[str, float]:
-    """What a logger hears of a step."""
+    """List the metrics of a step for a logger."""
     metrics = {f"loss/block_{index:03d}": loss for index, loss in progress.losses.items()}
     return metrics | {"loss/mean": progress.loss, "lr": progress.lr, "tokens_per_second": progress.tokens_per_second}

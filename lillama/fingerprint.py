@@ -1,4 +1,4 @@
-"""What a result depends on, as one hash: two runs with the same fingerprint give the same figures."""
+"""Hash what a result depends on: two runs with the same fingerprint give the same figures."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _contents(config: RunConfig) -> list[str | None]:
 
 
 def _measured_on(config: RunConfig) -> list[str | None]:
-    """What the stages after the making read, and the dense model beside a checkpoint."""
+    """List what the measuring stages read, and the dense model beside a checkpoint."""
     evaluate = config.evaluate
     tasks = (
         readable_digest(Path(evaluate.tasks_dir).expanduser(), "evaluate.tasks_dir")

@@ -40,7 +40,7 @@ def check_memory(config: RunConfig) -> None:
 
 
 def _ends(module: nn.Module) -> int:
-    """How many numbers enter and leave a linear: what an adapter of rank 1 holds."""
+    """Count the numbers that enter and leave a linear: what an adapter of rank 1 holds."""
     return sum(module.weight.shape) if isinstance(module, nn.Linear | Conv1D) else 0
 
 

@@ -89,7 +89,7 @@ def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _place(key: str, value: str) -> Path | None:
-    """Where a path leads, links followed; None where there is nothing, for instance for a Hub id.
+    """Resolve a path, links followed; None where there is nothing, for instance for a Hub id.
 
     :raises ConfigError: for a home folder that there is not.
     """

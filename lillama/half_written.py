@@ -1,4 +1,4 @@
-"""What is not yet whole: written under a name that cannot be a user's, and put into its place in one step."""
+"""Write files that are not yet whole: under a name that cannot be a user's, and put into its place in one step."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub has a repository, asked once and without the many retries of its client."""
+"""Ask whether the Hugging Face Hub has a repository, once and without the many retries of its client."""
 
 import functools
 import time

@@ -65,11 +65,11 @@ class Job:
 
     @property
     def note(self) -> Mapping[str, Any] | None:
-        """What the run kept of itself with the last snapshot of all."""
+        """Return the note that the run kept with the last snapshot of all."""
         return note_of(self.start, self.tuned)
 
     def resumption(self, **known: Any) -> Resumption:
-        """How the fine-tuning is saved, with what is known before it, and what it goes on from."""
+        """Make the fine-tuning's resumption: where it is saved, what is known before it, and what it resumes from."""
         return Resumption(self.preemption, self.saves.finetune, self.tuned, known)
 
 
@@ -100,6 +100,6 @@ def check_curve(state: Mapping[str, Any]) -> None:
 
 
 def note_of(start: Snapshot | None, tuned: Snapshot | None) -> Mapping[str, Any] | None:
-    """What a run kept of itself with the later of two snapshots; None where it begins."""
+    """Return the note that a run kept with the later of two snapshots; None where it begins."""
     last = tuned or start
     return None if last is None else last.note

@@ -1,4 +1,4 @@
-"""What is to be done once a heavy module has been imported, without importing it."""
+"""Run a callback when another module is first imported, without importing it."""
 
 import importlib.util
 import sys

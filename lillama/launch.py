@@ -1,4 +1,4 @@
-"""What stands between Hydra and a run: schemas, exit statuses, one-line errors."""
+"""Stand between Hydra and a run: schemas, exit statuses, one-line errors."""
 
 import dataclasses
 import importlib

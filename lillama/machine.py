@@ -13,7 +13,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def hardware() -> dict[str, Any]:
-    """What computes: the GPU's name where there is one, the number of CPU threads."""
+    """Describe the hardware: the GPU's name where there is one, the number of CPU threads."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "threads": torch.get_num_threads()}
 

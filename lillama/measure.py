@@ -73,7 +73,7 @@ class Measurement:
 
 
 def measure_beside(measurement: Measurement, student: Student) -> None:
-    """What a run that compresses measures before its student settles: both at work, then the dense model alone."""
+    """Measure before the student settles: both models in turn, then the dense model alone."""
     dense = measurement.config.evaluate.dense
     measurement.side_by_side([variant for variant in student_variants(student) if dense or variant.role != DENSE])
     if dense:
@@ -85,7 +85,7 @@ def measure_checkpoint(
     plan: RankPlan | None,
     finetune: Callable[[nn.Module, nn.Module | None], nn.Module] | None = None,
 ) -> None:
-    """What a run measures that compresses no model: the configured one, and a dense one beside it where one is given.
+    """Measure without compressing: the configured model, and a dense one beside it where one is given.
 
     :param finetune: makes the configured model, beside the baseline, the one that is measured after its perplexity.
 

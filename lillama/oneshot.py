@@ -154,7 +154,7 @@ def _form(factors: FactorForm | str) -> FactorForm:
 
 @contextmanager
 def _between(strategy: StrategyConfig) -> Iterator[FactorCache | None]:
-    """Where spectra lie on the disk from the plan to the start, of a strategy that plans by them."""
+    """Keep spectra on the disk from the plan to the start, of a strategy that plans by them."""
     if not strategy.from_spectra:
         yield None
         return

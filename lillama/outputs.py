@@ -30,7 +30,7 @@ WITHIN = ("step-*/*.pt", "step-*/manifest.json", ".lillama-*.partial/*", "*/*.bi
 
 
 class Outputs:
-    """What runs wrote into ``folder``, and which run was the last: its fingerprint, and whether it was finished.
+    """Files that runs wrote into ``folder``, and the last run: its fingerprint, and whether it was finished.
 
     ``listed`` is false where the folder has no list: no run was here, or one of an earlier version.
     """
@@ -60,7 +60,7 @@ class Outputs:
         ]
 
     def has(self, name: str) -> bool:
-        """Whether something of this name is there, whoever wrote it; one that is half-written is not."""
+        """Tell whether something of this name is there, whoever wrote it; one that is half-written is not."""
         return (self.folder / name).exists()
 
     def begin(self, fingerprint: str) -> None:

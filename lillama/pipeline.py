@@ -119,7 +119,7 @@ def keep_records(
 
 
 def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
-    """What a process does that keeps no records: the same stages, without a word."""
+    """Run the same stages on a process that keeps no records, without logging or writing."""
     previous = team.told(None)
     if previous is not None:
         return previous
@@ -218,7 +218,7 @@ def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
 
 
 def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student, curve: Curve) -> None:
-    """What needs no other process: the measures beside the dense model, fine-tuning, the checkpoint, its measures."""
+    """Finish on one process: measures beside the dense model, fine-tuning, the checkpoint, its measures."""
     config, record = measurement.config, measurement.record
     measure_beside(measurement, student)
     compressed = settled(job, measurement, student, curve)

@@ -36,7 +36,7 @@ def _asked_by(name: str) -> str:
 
 
 class Preemption:
-    """Whether the run was asked to end; while it is :meth:`put off <later>`, the one who asked must be looked after."""
+    """State of a request to end; while it is :meth:`put off <later>`, the one who asked must be looked after."""
 
     def __init__(self) -> None:
         self.asked: list[signal.Signals] = []

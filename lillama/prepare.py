@@ -142,7 +142,7 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
 
 
 def _limits(config: RunConfig, model: Any) -> Limits:
-    """What the model has room for; where a dense one is measured beside it, what both have."""
+    """Return the limits of the model, or where a dense one is measured beside it, of both."""
     own, base = model_limits(model), config.baseline
     if base is None or not config.evaluate.dense or Stage.init in config.stages:
         return own
@@ -166,12 +166,12 @@ def _tasks(config: RunConfig) -> Tasks:
 
 
 def cache_of(config: RunConfig) -> Path:
-    """Where imports and tokens are kept between runs."""
+    """Return the folder that keeps imports and tokens between runs."""
     return Path(config.cache_dir).expanduser()
 
 
 def kept(config: RunConfig) -> Cache:
-    """What is kept there, within its limit."""
+    """Open the cache of a configuration, within its limit."""
     return Cache.at(config.cache_dir, config.cache_limit_gb)
 
 

@@ -1,4 +1,4 @@
-"""What a figure came from: content hashes, versions, the git revision."""
+"""Record what a figure came from: content hashes, versions, the git revision."""
 
 import errno
 import hashlib

@@ -55,7 +55,7 @@ class Record:
 
     @property
     def main(self) -> bool:
-        """Whether this process keeps the records."""
+        """Tell whether this process keeps the records."""
         return self._start is not None
 
     @property
@@ -117,7 +117,7 @@ class Record:
             result.peak_device_memory = max(result.peak_device_memory or 0, device)
 
     def note(self) -> dict[str, Any]:
-        """What a snapshot keeps of the record, as plain values."""
+        """Return what a snapshot keeps of the record, as plain values."""
         self._lap()
         self.note_peaks()
         return {
@@ -214,7 +214,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a record begins with: its logger, and where it goes on.
+    """Beginning of a record: its logger, and where it resumes.
 
     :param note: what :meth:`Record.note` gave when the snapshot was made that the run goes on from.
     :param taken: the note of a distillation that another run has made and this one takes over.

@@ -1,4 +1,4 @@
-"""What a run found: ``results.json``, written whole or not at all. Needs no torch."""
+"""Keep what a run found: ``results.json``, written whole or not at all. Needs no torch."""
 
 import csv
 import functools
@@ -96,7 +96,7 @@ def write_csv(file: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds."""
+    """Read a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 

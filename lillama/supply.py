@@ -1,4 +1,4 @@
-"""What a run reads and loads, each once, when it is first needed, under a clock of its own."""
+"""Load a run's inputs and teacher, once each, when they are first needed, and time the loading."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

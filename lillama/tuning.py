@@ -26,7 +26,7 @@ POINTS = 100  # of the loss, in the result; the logger has every update's
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """How a fine-tuning is saved, and what it goes on from.
+    """Place where a fine-tuning is saved, and the snapshot that it resumes from.
 
     :param known: what every snapshot keeps beside the fine-tuning's own: the curve of the distillation before it.
     """
@@ -97,7 +97,7 @@ class LossLine:
             self._open = []
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`from_state` goes on from, as plain values."""
+        """Return what :meth:`from_state` resumes from, as plain values."""
         points = [list(point) for point in self._points]
         return {"tokens": self.tokens, "steps": self.steps, "open": list(self._open), "points": points}
 
@@ -123,7 +123,7 @@ def _curve(measurement: Measurement, start: Snapshot | None) -> Curve:
 
 
 def _session(measurement: Measurement, tuned: Tuned, curve: Curve, losses: LossLine, resumption: Resumption) -> Session:
-    """How the fine-tuning is run: as a distillation is."""
+    """Make the session of the fine-tuning, as a distillation has one."""
     config, record = measurement.config, measurement.record
 
     def note() -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def allocate(*, costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]], budget: int) -> list[int]:
-    """Which size each thing gets so that the sum of the losses is small and the sum of the costs within the budget.
+    """Choose the size of each thing so that the sum of the losses is small and the sum of the costs within the budget.
 
     Greedy by what a step saves in loss for what it adds in cost, along the convex hull of every thing's (cost, loss).
     Until the budget ends this is the optimum for what is spent (each prefix is that of one Lagrange multiplier); the
@@ -74,6 +74,6 @@ def _hull(cost: Sequence[int], loss: Sequence[float]) -> list[int]:
 
 
 def _above(cost: Sequence[int], loss: Sequence[float], low: int, middle: int, high: int) -> bool:
-    """Whether the middle one of three sizes lies above the line between the other two."""
+    """Tell whether the middle one of three sizes lies above the line between the other two."""
     drop, width = loss[low] - loss[high], cost[high] - cost[low]
     return (loss[low] - loss[middle]) * width < drop * (cost[middle] - cost[low])

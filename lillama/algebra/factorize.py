@@ -119,7 +119,7 @@ def _kept(vectors: Tensor, columns: int | None) -> Tensor:
 
 
 def ridge(moment: Tensor, floor: float) -> float:
-    """What is added to every eigenvalue of a moment: ``floor`` times its trace, or 1 where nothing was seen."""
+    """Compute what is added to every eigenvalue of a moment: ``floor`` times its trace, 1 where nothing was seen."""
     return floor * float(moment.trace()) or 1.0
 
 
@@ -130,12 +130,12 @@ def moment_root(moment: Tensor, floor: float) -> Tensor:
 
 
 def undetermined(*, b: Tensor, moment: Tensor, floor: float) -> int:
-    """How many rows of a factor B [r, in] the data says nothing of: its energy in them is below the ridge's."""
+    """Count the rows of a factor B [r, in] that the data leaves open: its energy in them is below the ridge's."""
     return int(_weak(b, moment=moment, floor=floor).sum())
 
 
 def _weak(b: Tensor, *, moment: Tensor, floor: float) -> Tensor:
-    """Which rows of B [r, in] the data says nothing of [r]."""
+    """Mark the rows of B [r, in] that the data does not determine [r]."""
     rows = b.double()
     energy = ((rows @ moment.double()) * rows).sum(1)
     return energy < ridge(moment, floor) * rows.square().sum(1)

@@ -58,7 +58,7 @@ class DiagonalMoment:
 
 
 def moment_bytes(size: int) -> int:
-    """What the second moment of vectors of a dimension takes."""
+    """Count the bytes of a second moment of vectors of a dimension."""
     return 8 * size**2
 
 

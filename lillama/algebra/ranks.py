@@ -22,7 +22,7 @@ def factor_parameters(shape: tuple[int, int], rank: int, form: FactorForm = PLAI
 
 
 def saves(shape: tuple[int, int], rank: int, form: FactorForm = PLAIN) -> bool:
-    """Whether the factors are smaller than the matrix (line 5 of Algorithm 1)."""
+    """Tell whether the factors are smaller than the matrix (line 5 of Algorithm 1)."""
     return rank <= largest_saving_rank(shape, form)
 
 

@@ -49,7 +49,7 @@ class SvdSpectrum:
         return Factors(u * s, vh.contiguous())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds of it."""
+        """Return the tensors that a file holds."""
         return {"u": self.u, "values": self.values, "vh": self.vh}
 
 
@@ -90,12 +90,12 @@ class FeatureSpectrum:
         return Factors(basis, torch.stack([projected(own, weight) for own, weight in pairs]))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds of it; the weight is not part of that."""
+        """Return the tensors that a file holds; the weight is not one of them."""
         parts = {"basis": self.basis, "values": self.values, "weak": self.weak}
         return {name: tensor for name, tensor in parts.items() if tensor is not None}
 
     def undetermined(self, rank: int) -> int:
-        """How many of the leading directions the data says nothing of, over all experts; they follow the weights."""
+        """Count the leading directions that the data does not determine, over all experts; they follow the weights."""
         return 0 if self.weak is None else int(self.weak[..., :rank].sum())
 
 

@@ -1,1 +1,1 @@
-"""What the engine costs, measured as ratios in one run: against its own matrix products and a literal reference."""
+"""Measure what the engine costs, as ratios in one run: against its own matrix products and a literal reference."""

@@ -1,4 +1,4 @@
-"""What is measured: the teacher as far as it is needed, and a student with random factors (a start costs no time)."""
+"""Build what is measured: the teacher as far as needed, and a student with random factors (a start costs no time)."""
 
 import contextlib
 import ctypes
@@ -33,12 +33,12 @@ class Built:
 
     @property
     def truncated(self) -> bool:
-        """Whether the teacher lacks blocks of the whole model."""
+        """Tell whether the teacher lacks blocks of the whole model."""
         return self.shape.blocks < self.whole.blocks
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Return the device that computes."""
         return next(self.student.teacher.parameters()).device
 
 
@@ -111,7 +111,7 @@ def memory(built: Built, plan: RankPlan, before: int) -> dict[str, Any]:
 
 
 def left_out(built: Built, plan: RankPlan) -> list[str]:
-    """What the peaks of memory do not hold, because it was not built."""
+    """Name what the peaks of memory lack because it was not built."""
     said = []
     if built.truncated:
         first, last = built.shape.blocks, built.whole.blocks - 1

@@ -23,7 +23,7 @@ LEVELS = {name: level for level, names in enumerate(ORDER) for name in names}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the work depends on besides shapes and ranks.
+    """Settings that the work depends on, besides shapes and ranks.
 
     ``tokens`` of one batch; ``attention``: the operations of one block's attention over that batch, forward;
     ``active``: how many experts see a token.
@@ -38,7 +38,7 @@ class Settings:
 
 
 def llama_like(shape: ModelShape, ranks: Mapping[str, int]) -> bool:
-    """Whether the operations are known exactly: every matrix of the blocks is a Llama's, and only those learn."""
+    """Tell whether the operations are known exactly: every matrix of the blocks is a Llama's, and only those learn."""
     inside = [target for target in shape.every if 0 <= target.block < shape.blocks]
     own = {target.name for target in inside if _last(target) in LEVELS and target.copies == 1}
     return len(own) == len(inside) and own.issuperset(ranks)

@@ -24,7 +24,7 @@ REPEATS = 10  # of a product that occurs more often; the rest is extrapolated
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a tensor of floating-point numbers lies in memory."""
+    """Layout of a tensor of floating-point numbers in memory."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -63,7 +63,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def products(self) -> list[Product]:
-        """What was noted, in the order of first occurrence."""
+        """Return the noted products, in the order of first occurrence."""
         return list(self._found.values())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -91,7 +91,7 @@ def operator_name(func: Any) -> str:
 
 
 def is_product(name: str) -> bool:
-    """Whether an operator is a matrix product or an attention."""
+    """Tell whether an operator is a matrix product or an attention."""
     return name in DENSE or GROUPED in name or name.startswith(ATTENTION)
 
 
@@ -135,7 +135,7 @@ class Replay:
 
     @torch.no_grad()
     def seconds(self) -> float:
-        """How long all calls take together; of identical ones, ``REPEATS`` are run and the others extrapolated."""
+        """Time all calls together; of identical ones, ``REPEATS`` are run and the others extrapolated."""
         return sum(self._seconds(product) for product in self.products)
 
     def _seconds(self, product: Product) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """How long a budget of tokens takes.
+    """Projected time of a budget of tokens.
 
     ``seconds`` is the measured speed's, ``scale`` times as long where only some of the plan's blocks were measured
     (``partial``). It is a distillation's time alone: neither loading, nor the start, nor any evaluation.

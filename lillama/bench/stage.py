@@ -58,7 +58,7 @@ def bench(config: RunConfig, plan: RankPlan, folder: Path) -> dict[str, Any]:
 
 
 def one_line(name: str, found: dict[str, Any]) -> str:
-    """What was found, for a terminal."""
+    """Summarise the findings for a terminal."""
     where, projection = found["gpu"] or "cpu", found["projection"]
     parts = [
         f"{name} on {where}, {found['schedule']}",

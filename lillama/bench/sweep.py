@@ -18,7 +18,7 @@ Column = tuple[str, Figure]
 
 
 def _at(*path: str, unit: float = 1.0) -> Figure:
-    """What lies at a path of a result, in a unit; None where nothing does."""
+    """Look up a path of a result, in a unit; None where nothing is."""
 
     def get(result: Mapping[str, Any]) -> Any:
         found: Any = result
@@ -67,7 +67,7 @@ COLUMNS: list[Column] = [
 
 
 def labels(found: Sequence[Cell]) -> list[str]:
-    """What sets each cell apart, for a figure."""
+    """Name what sets each cell apart, for a figure."""
     keys = varying(found)
     named = (", ".join(f"{key.rpartition('.')[2]}={cell.overrides.get(key, '')}" for key in keys) for cell in found)
     return [name or cell.folder.name for name, cell in zip(named, found, strict=True)]

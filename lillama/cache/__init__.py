@@ -1,4 +1,4 @@
-"""What is kept between runs, by content: imported models, tokens, factorisations, scores, distilled models.
+"""Keep results between runs, by content: imported models, tokens, factorisations, scores, distilled models.
 
 Needs no torch.
 """

@@ -1,4 +1,4 @@
-"""What a cache's folders hold: entries, and what killed processes left half-written."""
+"""List what a cache's folders hold: entries, and what killed processes left half-written."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ def remove(path: Path) -> None:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """What lies in a folder that carries the mark."""
+    """List a folder that carries the mark."""
     with suppress(OSError):
         if is_ours(folder):
             yield from sorted(folder.iterdir())

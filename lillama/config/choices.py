@@ -4,7 +4,7 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """What a run does, in this order."""
+    """Stages of a run, in this order."""
 
     plan = "plan"
     init = "init"
@@ -31,14 +31,14 @@ MEASURES = (Stage.zero_shot, Stage.throughput, Stage.wer, Stage.samples, Stage.s
 
 
 class Weights(Enum):
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     pretrained = "pretrained"
     random = "random"
 
 
 class Task(Enum):
-    """What a model does, and so which of transformers' classes it is; ``auto`` reads it from the configuration."""
+    """Task of a model, which chooses its transformers class; ``auto`` reads it from the configuration."""
 
     auto = "auto"
     causal_lm = "causal_lm"
@@ -48,7 +48,7 @@ class Task(Enum):
 
 
 class Scope(Enum):
-    """Which side of an encoder-decoder is compressed."""
+    """Side of an encoder-decoder that is compressed."""
 
     all = "all"
     encoder = "encoder"
@@ -65,21 +65,21 @@ class Dtype(Enum):
 
 
 class FactorForm(Enum):
-    """How the factors of a matrix [out, in] at rank r are stored."""
+    """Storage of the factors of a matrix [out, in] at rank r."""
 
     plain = "plain"  # A [out, r] and B [r, in]
     pivoted = "pivoted"  # r columns of B are the identity, which is not stored: r * (out + in - r) numbers
 
 
 class Rounding(Enum):
-    """What ``uniform`` takes the fraction of."""
+    """Quantity that ``uniform`` takes the fraction of."""
 
     parameters = "parameters"  # the model shrinks by the asked amount
     rank = "rank"  # the authors' code: a fraction of the largest rank that saves; the model shrinks by less
 
 
 class Weighting(Enum):
-    """How ``spectrum`` counts the output energy that a matrix loses."""
+    """Way in which ``spectrum`` counts the output energy that a matrix loses."""
 
     relative = "relative"  # as a share of the matrix's own: every matrix matters alike
     absolute = "absolute"  # as it is: large outputs matter more
@@ -94,7 +94,7 @@ class Inputs(Enum):
 
 
 class Distance(Enum):
-    """How far a student's output is from the teacher's."""
+    """Distance between a student's output and the teacher's."""
 
     l1_cosine = "l1_cosine"  # Eq. 7
     mse = "mse"
@@ -102,28 +102,28 @@ class Distance(Enum):
 
 
 class Reduction(Enum):
-    """How the distances of a batch's tokens become one number."""
+    """Reduction of the distances of a batch's tokens to one number."""
 
     mean = "mean"
     sum = "sum"
 
 
 class Split(Enum):
-    """Which factor carries the singular values."""
+    """Factor that carries the singular values."""
 
     us_v = "us_v"  # Eq. 2
     symmetric = "symmetric"  # the authors' code
 
 
 class OutputMoment(Enum):
-    """How much ``init=kfac`` keeps of the second moment of the gradients at a matrix's outputs."""
+    """Part that ``init=kfac`` keeps of the second moment of the gradients at a matrix's outputs."""
 
     full = "full"
     diagonal = "diagonal"  # out numbers instead of out^2
 
 
 class Source(Enum):
-    """Where text comes from."""
+    """Source of text."""
 
     hub = "hub"
     local = "local"
@@ -135,14 +135,14 @@ class Source(Enum):
 
 
 class Opening(Enum):
-    """What a text begins with that a model writes."""
+    """Beginning of a text that a model writes."""
 
     bos = "bos"  # the tokenizer's first token; where it has none, the one that ends a text
     token = "token"  # after that, a random token of the vocabulary
 
 
 class Format(Enum):
-    """Which parser reads a local file; ``auto`` goes by its name, ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` aside."""
+    """Parser of a local file; ``auto`` goes by its name, ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` aside."""
 
     auto = "auto"
     text = "text"  # a file is one row
@@ -155,14 +155,14 @@ class Format(Enum):
 
 
 class InvalidRows(Enum):
-    """What is done about a row that cannot be read, or that the chat template refuses."""
+    """Treatment of a row that cannot be read, or that the chat template refuses."""
 
     refuse = "refuse"  # the run, before a model is loaded, in a line that names the row
     skip = "skip"  # the row; results.json counts how many
 
 
 class Packing(Enum):
-    """How rows become blocks of ``seq_len`` tokens."""
+    """Packing of rows into blocks of ``seq_len`` tokens."""
 
     packed = "packed"  # rows follow each other, nothing is padded but the very last block
     padded = "padded"  # one row a block, cut at seq_len, the rest padded and masked
@@ -177,21 +177,21 @@ class Order(Enum):
 
 
 class Template(Enum):
-    """How instruction and conversation rows become text."""
+    """Template that makes text of instruction and conversation rows."""
 
     auto = "auto"  # the tokenizer's chat template, where it has one
     none = "none"  # turns joined by blank lines
 
 
 class SystemTurns(Enum):
-    """What happens to the system turns of conversations."""
+    """Treatment of the system turns of conversations."""
 
     keep = "keep"
     drop = "drop"
 
 
 class Join(Enum):
-    """What stands between two rows of a packed stream."""
+    """Separator of two rows of a packed stream."""
 
     auto = "auto"  # blank_line for plain text, nothing after a chat template, eos otherwise
     eos = "eos"
@@ -200,14 +200,14 @@ class Join(Enum):
 
 
 class Train(Enum):
-    """Which parameters of a compressed block learn."""
+    """Parameters of a compressed block that learn."""
 
     factors = "factors"
     block = "block"
 
 
 class Tune(Enum):
-    """Which parameters a fine-tuning changes."""
+    """Parameters that a fine-tuning changes."""
 
     none = "none"  # nothing: the stage is left out, for sweeps
     all = "all"
@@ -216,7 +216,7 @@ class Tune(Enum):
 
 
 class Objective(Enum):
-    """What a fine-tuning makes smaller."""
+    """Loss of a fine-tuning."""
 
     lm = "lm"  # the cross-entropy of the tokens that follow
     kl = "kl"  # how far the distributions of the next token are from the dense model's
@@ -237,42 +237,42 @@ class Moments(Enum):
 
 
 class OutOfMemory(Enum):
-    """What happens when the device has no memory left for a step."""
+    """Response to a device that has no memory left for a step."""
 
     stop = "stop"  # with a line that says which setting to lower
     halve = "halve"  # half as many sequences at a time, from there on
 
 
 class Place(Enum):
-    """Where the blockwise schedule keeps the hidden states between two blocks."""
+    """Place where the blockwise schedule keeps the hidden states between two blocks."""
 
     memory = "memory"  # the host's
     disk = "disk"  # memory-mapped files in the run's folder
 
 
 class Parallel(Enum):
-    """What the processes of a torchrun share out; a single process does everything itself."""
+    """Work that the processes of a torchrun share out; a single process does everything itself."""
 
     data = "data"  # each its part of every batch; gradients are averaged
     blocks = "blocks"  # each its part of the model; activations are passed on
 
 
 class Keep(Enum):
-    """Which weights of a block are kept."""
+    """Weights of a block that are kept."""
 
     last = "last"
     lowest_batch = "lowest_batch"  # the authors' code: those before the step with the lowest single-batch loss
 
 
 class Normalizer(Enum):
-    """How transcripts are made alike before their words are compared: both are Whisper's own."""
+    """Normaliser of transcripts, before their words are compared: both are Whisper's own."""
 
     english = "english"
     basic = "basic"  # any language
 
 
 class LoggerKind(Enum):
-    """Where metrics go while a run is under way."""
+    """Destination of metrics while a run is under way."""
 
     none = "none"
     csv = "csv"

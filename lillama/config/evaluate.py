@@ -1,4 +1,4 @@
-"""What is measured of a model: perplexity, tasks, speed and memory, speech, texts, ranks."""
+"""Configure what is measured of a model: perplexity, tasks, speed and memory, speech, texts, ranks."""
 
 import math
 from dataclasses import dataclass, field
@@ -185,7 +185,7 @@ class DomainsConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
-    """What is measured; ``every_tokens=0`` measures the curve at the start and at the end only.
+    """Measurements of a run; ``every_tokens=0`` measures the curve at the start and at the end only.
 
     ``tasks_dir`` is a folder with the tasks' data, for machines without the Hub. ``baseline`` is a dense model (as
     ``model.path``) that is measured beside a finished checkpoint; a run that compresses has its teacher for that.

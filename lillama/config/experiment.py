@@ -35,6 +35,6 @@ class TableConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ExperimentConfig:
-    """What an experiment reports: its tables and figures by name."""
+    """Report of an experiment: its tables and figures by name."""
 
     tables: dict[str, TableConfig] = field(default_factory=dict)

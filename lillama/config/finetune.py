@@ -14,7 +14,7 @@ from lillama.errors import POSITIVE, require
 
 @dataclass(kw_only=True, slots=True)
 class FinetuneDataConfig(DataConfig):
-    """What is fine-tuned on, apart from calibration; by default the whole text."""
+    """Text of a fine-tuning, apart from calibration; by default the whole text."""
 
     KEY: ClassVar[str] = "finetune.data"
 

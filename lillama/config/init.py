@@ -1,4 +1,4 @@
-"""Where the factors start."""
+"""Configure the start of the factors."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from lillama.errors import POSITIVE, require
 
 @dataclass(kw_only=True, slots=True)
 class InitConfig:
-    """Where the factors start; ``keep_bias=false`` drops the biases of replaced matrices, as the authors' code does."""
+    """Start of the factors; ``keep_bias=false`` drops the biases of replaced matrices, as the authors' code does."""
 
     keep_bias: bool = True
 

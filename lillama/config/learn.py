@@ -88,7 +88,7 @@ class DistillConfig:
 
 @dataclass(kw_only=True, slots=True)
 class BenchConfig:
-    """What the stage ``bench`` measures of a distillation with this configuration; its batch is ``distill``'s.
+    """Measurements of the stage ``bench``, of a distillation with this configuration; its batch is ``distill``'s.
 
     ``rounds`` are counted after ``warmup`` others, as far as ``seconds`` reach (the first is always made). ``blocks``
     is how many of the plan's blocks learn, lowest first (null: all). ``literal`` measures the paper's method written

@@ -1,4 +1,4 @@
-"""What is compressed and how: the model, the strategy, the start, the loss."""
+"""Configure what is compressed and how: the model, the strategy, the start, the loss."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from lillama.errors import POSITIVE, require
 
 @dataclass(kw_only=True, slots=True)
 class TargetsConfig:
-    """Which matrices may be replaced, by shell patterns: a module's name, or what comes after one of its dots.
+    """Matrices that may be replaced, by shell patterns: a module's name, or what comes after one of its dots.
 
     ``include`` null is every linear and fused expert of the blocks but routers; the input embedding and the prediction
     head, or a router, are replaced where a pattern names them. What ``exclude`` matches stays dense.
@@ -82,7 +82,7 @@ class BaselineConfig(ModelConfig):
 
 @dataclass(kw_only=True, slots=True)
 class StrategyConfig:
-    """How small the model becomes: a reduction, or a parameter count (which wins where both are given).
+    """Size of the compressed model: a reduction, or a parameter count (which wins where both are given).
 
     ``from_spectra`` says whether a strategy looks at weights and calibration tokens, not at shapes alone.
     """
@@ -222,14 +222,14 @@ class PlanFileConfig(StrategyConfig):
 
 @dataclass(kw_only=True, slots=True)
 class FactorsConfig:
-    """How factors are stored: the same function in fewer numbers where they are pivoted."""
+    """Storage of factors: the same function in fewer numbers where they are pivoted."""
 
     form: FactorForm = FactorForm.plain
 
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
-    """What a student block is fed with and how its output is compared."""
+    """Inputs of a student block and the comparison of its output."""
 
     inputs: Inputs = MISSING
     distance: Distance = Distance.l1_cosine

@@ -15,7 +15,7 @@ ROUNDING = 1e-3  # how far from 1 the shares may add up to: thirds are written a
 
 @dataclass(kw_only=True, slots=True)
 class WriteConfig:
-    """How a model writes: sampled at ``temperature`` from its whole distribution, ``batch_size`` texts at a time."""
+    """Sampling of texts at ``temperature`` from a model's whole distribution, ``batch_size`` texts at a time."""
 
     temperature: float = 1.0
     opening: Opening = Opening.bos

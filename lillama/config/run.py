@@ -30,7 +30,7 @@ from lillama.errors import POSITIVE, ConfigError, require
 
 @dataclass(kw_only=True, slots=True)
 class LoggerConfig:
-    """Where metrics go; ``mode`` null is offline where no W&B key is set."""
+    """Destination of metrics; ``mode`` null is offline where no W&B key is set."""
 
     kind: LoggerKind = MISSING
     project: str = "lillama"
@@ -45,7 +45,7 @@ class LoggerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SnapshotConfig:
-    """How often a distillation or a fine-tuning is saved, so that the same command goes on with it.
+    """Snapshots of a distillation or a fine-tuning, so that the same command goes on with it.
 
     Null: not by this measure. ``keep`` is how many snapshots stay: a damaged one falls back to the one before.
     """
@@ -63,13 +63,13 @@ class SnapshotConfig:
 
     @property
     def off(self) -> bool:
-        """Whether none are made."""
+        """Tell whether none are made."""
         return self.every_minutes is None and self.every_steps is None
 
 
 @dataclass(kw_only=True, slots=True)
 class RanksConfig:
-    """What ``strategy.k`` and ``strategy.m`` of Algorithm 1 are where nothing else is said; a scale says it."""
+    """Defaults of ``strategy.k`` and ``strategy.m`` of Algorithm 1; a scale sets them."""
 
     k: int = 1024
     m: int = 256
@@ -130,7 +130,7 @@ class RunConfig:
 
     @property
     def calibrates(self) -> bool:
-        """Whether a stage looks at calibration tokens."""
+        """Tell whether a stage looks at calibration tokens."""
         stages = set(self.stages)
         plans = bool(stages & set(PLANNED)) and self.strategy.from_spectra
         starts = Stage.init in stages and isinstance(self.init, FeatureConfig | KfacConfig)

@@ -102,5 +102,5 @@ class DataConfig(TextConfig):
 
     @property
     def budget(self) -> int:
-        """How many tokens are taken at most."""
+        """Return the largest number of tokens that are taken."""
         return LARGEST_TOKEN_BUDGET if self.tokens is None else self.tokens

@@ -1,4 +1,4 @@
-"""What every kind of calibration data offers: a token count, a hash, batches."""
+"""Define what every kind of calibration data offers: a token count, a hash, batches."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -13,19 +13,19 @@ class Calibration(Protocol):
     """Examples in a fixed order: blocks of text, or sound with its transcripts."""
 
     def __len__(self) -> int:
-        """How many examples."""
+        """Count the examples."""
 
     @property
     def tokens(self) -> int:
-        """How many real tokens they hold."""
+        """Count the real tokens."""
 
     @property
     def counts(self) -> RowCounts:
-        """How many rows were skipped, and how many characters replaced."""
+        """Count the skipped rows and the replaced characters."""
 
     @property
     def hash(self) -> str:
-        """What they are, as one hash."""
+        """Hash the examples."""
 
     def head(self, tokens: int) -> "Calibration":
         """The first examples, as many as it takes to hold at least this many tokens, or all."""

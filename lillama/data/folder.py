@@ -1,4 +1,4 @@
-"""Which files of a path hold its rows."""
+"""Find the files of a path that hold its rows."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which parser and which compression a file's name stands for."""
+"""Choose parser and compression by a file's name."""
 
 from pathlib import Path
 

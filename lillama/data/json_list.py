@@ -42,7 +42,7 @@ def as_lines(file: Utf8File, where: str) -> Utf8File:
 
 
 class _Text:
-    """What is still to be parsed of a file, decoded as it is needed."""
+    """Rest of a file that is to be parsed, decoded as it is needed."""
 
     def __init__(self, file: Utf8File) -> None:
         self._chunks = self._decoded(file)

@@ -22,7 +22,7 @@ Group = Callable[[BinaryIO], Iterator[list[bytes]]]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How lines are grouped into records, and how the text of a record becomes a row.
+    """Grouping of lines into records, and of a record's text into a row.
 
     :param parse: raises ValueError. :param word: what the number of a record counts, for errors. :param start, line:
         where the first record is.

@@ -1,4 +1,4 @@
-"""Where rows of text come from: a Hub dataset, local files, or the documentation topics that ship with CPython."""
+"""Read rows of text: a Hub dataset, local files, or the documentation topics that ship with CPython."""
 
 from bisect import bisect_right
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class SpeechClips:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the transcripts hold."""
+        """Count the tokens of the transcripts."""
         return sum(len(clip.ids) for clip in self.clips)
 
     @property

@@ -14,7 +14,7 @@ REPLACEMENT = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """How many rows were skipped because they are invalid, and how many characters replaced in the others."""
+    """Counts of rows skipped because they are invalid, and of characters replaced in the others."""
 
     skipped_rows: int = 0
     replaced_characters: int = 0

@@ -41,7 +41,7 @@ class TokenBlocks:
 
     @property
     def tokens(self) -> int:
-        """How many real tokens the blocks hold."""
+        """Count the real tokens of the blocks."""
         return int(self.lengths.sum())
 
     @property

@@ -1,4 +1,4 @@
-"""What one batch teaches: the teacher runs block by block, and a compressed block learns as soon as its twin has run.
+"""Run forward and backward of one batch: each student block gets its gradient right after its teacher block.
 
 Nothing above the last block that is wanted is run and nothing below the first one is run twice. The first compressed
 block sees the same input from teacher and student, so its two passes of Eq. 10 are one, counted twice. No gradient
@@ -41,18 +41,18 @@ class Whole:
 
     @classmethod
     def of(cls, model: Any, batch: Batch) -> "Whole":
-        """What a whole batch is made of."""
+        """Count the sequences and positions of a whole batch."""
         masks = model_inputs(model, batch).masks
         return cls(len(batch), tuple(None if mask is None else max(int(mask.sum()), 1) for mask in masks))
 
     def positions(self, stack: int | None, length: int) -> int:
-        """How many positions count in a stack, whose sequences are ``length`` long."""
+        """Count the positions that count in a stack, whose sequences are ``length`` long."""
         counted = self.counted[stack or 0]
         return self.sequences * length if counted is None else counted
 
 
 class Learned(NamedTuple):
-    """What came of a batch: each block's loss (a scalar on the device), and what has flowed through the last block."""
+    """Result of a batch: each block's loss (a scalar on the device), and the hidden states that left the last block."""
 
     losses: dict[int, Tensor]
     edge: Edge
@@ -60,7 +60,7 @@ class Learned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """How a batch is taught: what blocks are fed with, how their loss is reduced, whether padding counts."""
+    """Settings of the loss: the student's inputs (Eqs. 8 to 10), the reduction, and whether padding counts."""
 
     inputs: Inputs
     total: bool = False
@@ -73,7 +73,7 @@ class Lesson:
 
     @property
     def own(self) -> bool:
-        """Whether the student's stream is needed."""
+        """Tell whether the student's stream is needed."""
         return self.inputs is not Inputs.teacher
 
 
@@ -138,13 +138,13 @@ def learn_batch(
 
 
 def _merges(learners: Learners, lesson: Lesson, stream: StudentStream) -> bool:
-    """Whether a block may have both inputs in one call: the first one that learns sees the teacher's alone."""
+    """Tell whether a block may have both inputs in one call: the first one that learns sees the teacher's alone."""
     both = lesson.inputs is Inputs.teacher_student and (len(learners) > 1 or bool(stream.edge.student))
     return both and any(learner.merge for learner in learners.values())
 
 
 def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: Edge) -> Edge:
-    """What flows through the ``wanted`` blocks of the teacher; the student's side stays where it was."""
+    """Run the ``wanted`` blocks of the teacher; the student's side stays where it was."""
     stream = StudentStream(blocks, {}, edge)
     arguments = model_inputs(blocks.model, batch).arguments
     run_blocks(blocks, arguments, wanted=wanted, on_block=lambda call: stream.leave(call, None), given=edge.teacher)
@@ -152,7 +152,7 @@ def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: Edge) 
 
 
 def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge: Edge) -> Tensor:
-    """What the student's block ``index`` gives back for what has flowed up to it on the student's side.
+    """Run the student's block ``index`` on the student's hidden states.
 
     Only ``edge.student`` counts for the block itself: the teacher may be a block ahead.
     """
@@ -174,7 +174,7 @@ def parts(batch: Batch, size: int | None) -> Iterator[Batch]:
 
 
 def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[Feed]:
-    """What a block is fed with, and the weight of each loss (Eqs. 8 to 10); the student's own stream comes last."""
+    """List a block's inputs with the weight of each loss (Eqs. 8 to 10); the student's own stream comes last."""
     teacher = Feed(call.hidden, 1.0)
     if inputs is Inputs.teacher:
         return [teacher]
@@ -185,7 +185,7 @@ def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[
 
 
 def is_tied(student: Student, config: DistillConfig) -> bool:
-    """Whether two blocks learn the same factors: a low-rank embedding and the head that is tied to it."""
+    """Tell whether two blocks learn the same factors: a low-rank embedding and the head that is tied to it."""
     trained = [id(p) for index in student.blocks for p in student.trained_parameters(index, config.train)]
     return len(set(trained)) < len(trained)
 
@@ -199,7 +199,7 @@ def shared_later(learners: Learners) -> set[int]:
 def _counted(
     inputs: ModelInputs, whole: Whole, lesson: Lesson, call: BlockCall, stack: int | None
 ) -> tuple[Tensor | None, float]:
-    """Which positions of a block's output count, and what the sum over them is divided by."""
+    """Mask the positions of a block's output that count, and count what their sum is divided by."""
     length = call.output.shape[1]
     if not lesson.masked:
         return None, 1.0 if lesson.total else float(whole.sequences * length)

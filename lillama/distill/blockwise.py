@@ -71,7 +71,7 @@ def learn_blockwise(
 
 @dataclass(slots=True)
 class _Position:
-    """Where the schedule stands.
+    """Position of the schedule.
 
     ``done`` updates of ``block``, ``seen`` tokens and ``step`` updates of all blocks, ``stale`` passes of the block
     without a lower held-out loss; ``learnt``: the block is done, and what flows up to the next one is under way.
@@ -205,7 +205,7 @@ class _Course:
         self.session.save(position.step, asdict(position), parts)
 
     def _tokens(self, position: _Position) -> int:
-        """How many tokens the average block has seen."""
+        """Count the tokens that the average block has seen."""
         return position.seen // len(self.student.blocks)
 
     def _step(self, learner: BlockLearner, number: int, batch: Batch, position: _Position, bar: tqdm) -> None:
@@ -232,7 +232,7 @@ class _Course:
             session.point(tokens)
 
     def _teaching(self, learner: BlockLearner, number: int, batch: Batch, *, last: bool) -> Teaching:
-        """What teaches the block a batch, part by part; in the last pass the teacher's side moves on at once."""
+        """Teach the block a batch, part by part; in the last pass the teacher's side moves on at once."""
         places = iter([place for place, _ in self.parts(number, batch)])
 
         def teach(part: Batch, whole: Whole, update: Update | None) -> Learned:
@@ -283,7 +283,7 @@ class _Course:
                     parameter.copy_(value)
 
     def _diverges(self, index: int, edge: Edge) -> bool:
-        """Whether the student's side of a block differs from the teacher's."""
+        """Tell whether the student's side of a block differs from the teacher's."""
         return self.lesson.own and (index in self.student.blocks or bool(edge.student))
 
     def _teacher_ahead(self, index: int, part: Batch, edge: Edge) -> Edge:

@@ -89,7 +89,7 @@ class _Course:
             learner.finish()
 
     def after(self, step: int, before: int, tokens: int) -> None:
-        """What follows a step: a snapshot where one is due, a point of the curve where its mark was passed."""
+        """Save a snapshot where one is due after a step, and measure a point of the curve where its mark was passed."""
         session, mark = self.session, self.session.at_mark(before, tokens)
         wanted = session.save_wanted(step, last=step == self.steps)
         due = session.team.any(wanted) if self.relay is None else self.relay.finish()

@@ -15,7 +15,7 @@ LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Feed(NamedTuple):
-    """What a block is fed with: hidden states [b, t, d], its loss's weight, arguments that are not the teacher's."""
+    """Inputs of a block: hidden states [b, t, d], its loss's weight, arguments that are not the teacher's."""
 
     hidden: Tensor
     weight: float

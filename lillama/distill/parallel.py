@@ -44,12 +44,12 @@ class Team:
 
     @property
     def main(self) -> bool:
-        """Whether this process keeps the records."""
+        """Tell whether this process keeps the records."""
         return self.rank == 0
 
     @property
     def shares_blocks(self) -> bool:
-        """Whether each process has its own blocks."""
+        """Tell whether each process has its own blocks."""
         return self.mode is Parallel.blocks
 
     def part_of(self, batch: Batch) -> Batch:
@@ -70,7 +70,7 @@ class Team:
         return wanted[cuts[place] : cuts[place + 1]]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process. Every process must ask."""
+        """Take the logical OR over all processes (collective: every process must call it)."""
         if self.size == 1:
             return flag
         found = torch.tensor([int(flag)])
@@ -89,7 +89,7 @@ class Team:
             dist.barrier()
 
     def told(self, value: Any) -> Any:
-        """What the main process says."""
+        """Broadcast the main process's object."""
         if self.size == 1:
             return value
         said = [value]
@@ -173,7 +173,7 @@ class SummedGradients:
 
 
 class Passage:
-    """Where activations come in from the process below and go out to the one above (``parallel=blocks``).
+    """Receives activations from the process below and sends them to the one above (``parallel=blocks``).
 
     :param blocks: of the whole run, in the order in which a message names their losses.
     """
@@ -186,11 +186,11 @@ class Passage:
 
     @property
     def first(self) -> bool:
-        """Whether this process has the lowest blocks."""
+        """Tell whether this process has the lowest blocks."""
         return self.team.rank == self.team.size - 1
 
     def receive(self) -> tuple[Edge | None, dict[int, Tensor], bool]:
-        """What has flowed up to here, the losses below, and whether a snapshot follows this step."""
+        """Receive the hidden states and losses from below, and whether a snapshot follows this step."""
         if self.first:
             return None, {}, False
         header = self._take((HEADER,), torch.long).tolist()
@@ -238,7 +238,7 @@ class Passage:
 
 
 def _cut(weights: Sequence[int], part: int, parts: int) -> int:
-    """Where the first ``part`` of ``parts`` shares ends; every share has at least one."""
+    """Find where the first ``part`` of ``parts`` shares ends; every share has at least one."""
     if part == parts:
         return len(weights)
     ends = [sum(weights[: n + 1]) for n in range(len(weights))]

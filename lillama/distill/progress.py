@@ -1,4 +1,4 @@
-"""Where a distillation stands, and what it is run with."""
+"""Hold the progress of a distillation and what it is run with."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ ORDERS = "orders"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a distillation stands after a step (counted from 0): tokens seen, each block's loss, this step's speed."""
+    """Progress of a distillation after a step (counted from 0): tokens seen, each block's loss, this step's speed."""
 
     step: int
     tokens: int
@@ -37,7 +37,7 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """How a distillation is run, apart from what it computes.
+    """Callbacks, snapshots, processes and preemption of a training loop; none of it changes the result.
 
     :param on_step: called after every step. :param measure: called at the marks of ``every_tokens``, after a snapshot.
     :param snapshots: where to save it; None: nowhere. :param start: the snapshot to go on from.
@@ -66,17 +66,17 @@ class Session:
         return nullcontext() if self.snapshots is None else self.preemption.later()
 
     def at_mark(self, before: int, tokens: int) -> bool:
-        """Whether a mark lies between two counts of tokens."""
+        """Tell whether a mark lies between two counts of tokens."""
         return self.every_tokens > 0 and tokens // self.every_tokens > before // self.every_tokens
 
     def save_wanted(self, step: int, *, last: bool) -> bool:
-        """Whether a snapshot is due after this many steps, in this process's view; ``last``: no step follows."""
+        """Tell whether a snapshot is due after this many steps, in this process's view; ``last``: no step follows."""
         if self.snapshots is None:
             return False
         return self.preemption.signal is not None or self.snapshots.due(step) or (last and self.save_at_end)
 
     def asked_to_end(self) -> bool:
-        """Whether any process was asked to end; every process must ask."""
+        """Tell whether any process was asked to end (collective: every process must call it)."""
         return self.snapshots is not None and self.team.any(self.preemption.signal is not None)
 
     def point(self, tokens: int) -> None:

@@ -81,7 +81,7 @@ class Snapshots:
         self._writing: Future[None] | None = None
 
     def due(self, step: int) -> bool:
-        """Whether it is time for one after this many steps."""
+        """Tell whether it is time for one after this many steps."""
         steps, minutes = self.config.every_steps, self.config.every_minutes
         by_steps = steps is not None and step % steps == 0
         return by_steps or (minutes is not None and time.monotonic() - self._since >= 60 * minutes)

@@ -1,4 +1,4 @@
-"""What the compressed model would feed its own blocks with, beside a run of the teacher (Eq. 9).
+"""Propagate the student's hidden states beside the teacher's forward pass (student inputs of Eq. 9).
 
 Inside a stack a block's output is the next one's input. Where a stack begins, and at the head, the model's own code
 lies between: it is run on the student's states, with the blocks themselves left out. A run may begin anywhere: an
@@ -19,7 +19,7 @@ from lillama.model.runs import Given, call_after
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What has flowed up to a block in one batch, by place (see ``Blocks.place``).
+    """Hidden states of teacher and student at the boundary of a block, by place (see ``Blocks.place``).
 
     ``teacher`` is what the last block that ran there gave back (hidden states [b, t, d], or a tuple that begins with
     them), ``student`` the student's hidden states [b, t, d], only where they differ.
@@ -29,7 +29,7 @@ class Edge:
     student: Mapping[int, Tensor] = field(default_factory=dict)
 
     def own(self) -> Given:
-        """What the student's blocks give back, as the teacher's do."""
+        """Return the outputs of the student's blocks, as those of the teacher."""
         own = dict(self.teacher)
         for place, hidden in self.student.items():
             result = own.get(place)
@@ -56,12 +56,12 @@ class StudentStream:
 
     @property
     def is_teachers(self) -> bool:
-        """Whether the block sees just what the teacher's sees."""
+        """Tell whether the block sees just what the teacher's sees."""
         return self.hidden is None and self.context is None
 
     @property
     def edge(self) -> Edge:
-        """What has flowed through the last block that ran."""
+        """Return the hidden states that left the last block that ran."""
         return Edge(dict(self._teacher), dict(self._student))
 
     def enter(self, call: BlockCall) -> None:
@@ -98,6 +98,6 @@ class StudentStream:
         return call.hidden if self.hidden is None else self.hidden
 
     def replay(self, call: BlockCall, block: nn.Module) -> Tensor:
-        """What a block makes of the student's states, without learning."""
+        """Run a block on the student's states, without learning."""
         with torch.no_grad():
             return call.replay(block, self.at(call), self.context)

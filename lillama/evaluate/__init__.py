@@ -1,1 +1,1 @@
-"""What a model is worth: (model, tokenizer, configuration) -> figures."""
+"""Measure a model: (model, tokenizer, configuration) -> figures."""

@@ -13,7 +13,7 @@ COLUMNS = ("tokens", "perplexity")
 
 
 class Learning(Protocol):
-    """What learns: a student, or a model that is fine-tuned."""
+    """Model that learns: a student, or one that is fine-tuned."""
 
     def in_place(self) -> AbstractContextManager[nn.Module]:
         """The model as it is by now, ready to be measured."""
@@ -71,7 +71,7 @@ class Curve:
             self.add(student, tokens)
 
     def state(self) -> dict[str, Any]:
-        """What was measured, as plain values."""
+        """Return the measured points as plain values."""
         return {"dense": self.dense, "points": [list(point) for point in self.points]}
 
     @property

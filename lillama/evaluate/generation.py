@@ -1,4 +1,4 @@
-"""What is timed, a forward pass or a generation: its prompts, its seconds, the memory that it takes.
+"""Run what is timed, a forward pass or a generation: its prompts, its seconds, the memory that it takes.
 
 The device has finished whenever a clock is read.
 """
@@ -35,12 +35,12 @@ class Case:
 
     @property
     def key(self) -> str:
-        """What it is named by in the results: a length, or a number of prompts."""
+        """Return its name in the results: a length, or a number of prompts."""
         return str(self.sequences if self.new_tokens else self.length)
 
     @property
     def tokens(self) -> dict[str, int]:
-        """How many tokens each timed part is about, over all sequences; the first new one is the prefill's."""
+        """Count the tokens of each timed part, over all sequences; the first new one is the prefill's."""
         prompt = self.sequences * self.length
         if not self.new_tokens:
             return {FORWARD: prompt}
@@ -52,7 +52,7 @@ class Case:
 
 
 def cases_of(config: ThroughputConfig) -> list[Case]:
-    """What is measured of each variant, in this order: what is cheap comes first."""
+    """List the measurements of each variant, cheap ones first."""
     sizes, lengths = sorted(set(config.decode_batches)), sorted(set(config.lengths))
     generations = [Case(size, config.prompt, config.new_tokens) for size in sizes]
     return [*generations, *(Case(config.batch_size, length) for length in lengths)]
@@ -86,7 +86,7 @@ def _reach(model: Any, case: Case) -> int:
 
 
 def _has_position_table(model: Any, limit: int) -> bool:
-    """Whether positions are learned; some families leave a few rows of the table unused."""
+    """Tell whether positions are learned; some families leave a few rows of the table unused."""
     words = model.get_input_embeddings()
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module is not words]
     return any(limit <= table.num_embeddings <= limit + 8 for table in tables)
@@ -207,7 +207,7 @@ class PeakMemory:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model computes."""
+    """Return the device of a model."""
     return next(model.parameters()).device
 
 

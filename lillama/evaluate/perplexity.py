@@ -31,7 +31,7 @@ class MeasuredText:
         return len(self.ids)
 
     def bits_per_byte(self, perplexity: float) -> float:
-        """What a perplexity of this text comes to for a byte of it: models with other tokenizers can be compared.
+        """Convert a perplexity of this text to bits per byte, by which models with other tokenizers can be compared.
 
         The mean over the predicted tokens stands for all n: of each window the first is not predicted.
         """
@@ -133,12 +133,12 @@ class Window:
 
     @property
     def new(self) -> int:
-        """How many tokens no window before this one had."""
+        """Count the tokens that no window before this one had."""
         return self.stop - self.fresh
 
     @property
     def skip(self) -> int:
-        """How many of the predictions in it do not count; the first token is never predicted."""
+        """Count the predictions in it that do not count; the first token is never predicted."""
         return max(self.fresh - self.start - 1, 0)
 
 

@@ -94,7 +94,7 @@ def _parent(block: nn.Module, prefix: str, name: str) -> nn.Module:
 
 
 def _add_outputs(blocks: Blocks, found: Ranks, batches: Sequence[Tensor], *, progress: bool) -> None:
-    """What is put out is collected in as many passes over the text as its moments need."""
+    """Collect the outputs, in as many passes over the text as their moments need."""
     sizes: dict[str, int] = {}
     _observe(blocks, found, batches[0][:1], lambda name, x: sizes.update({name: moment_bytes(x.shape[-1])}))
     groups = within_limit(sizes, MOMENT_BYTES)
@@ -141,7 +141,7 @@ def _of_outputs(moment: Moment) -> dict[str, float | None]:
 
 
 def _kind(blocks: Blocks, name: str) -> str:
-    """What a matrix is called in every block: the name after the block's; of two stacks, with that of its own."""
+    """Name a matrix as it is called in every block: the name after the block's; of two stacks, with that of its own."""
     index = blocks.index_of(name)
     kind = name.removeprefix(blocks.name(index)).removeprefix(".") or BLOCK
     place = blocks.stack(index)

@@ -30,14 +30,14 @@ LOCAL = f"give {DIR}=FOLDER with its data as JSON Lines (python -m lillama.evalu
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """What was asked for: ``named`` are the tasks and groups that get a score, ``leaves`` all that are run."""
+    """Requested tasks: ``named`` are the tasks and groups that get a score, ``leaves`` all that are run."""
 
     named: tuple[str, ...]
     leaves: Mapping[str, Any]
     groups: Mapping[str, Any]
 
     def identity(self, name: str, *, examples: bool) -> str:
-        """What a leaf's questions are (and its examples), wherever they were read."""
+        """Identify a leaf's questions (and its examples), wherever they were read."""
         task = self.leaves[name]
         parts = [task.eval_docs, *([task.fewshot_docs()] if examples else [])]
         return digest([[json.dumps(row, sort_keys=True, default=str) for row in part or []] for part in parts])
@@ -171,7 +171,7 @@ class LocalData:
                 raise ConfigError(f"{DIR}={self.folder}: {name} needs {where.name}/{split}.jsonl, which is not there")
 
     def overlay(self, name: str, entry: Any) -> dict[str, Any] | None:
-        """What is said to the harness of a task whose data lie here; None of any other."""
+        """Make the harness's settings of a task whose data lie here; None of any other."""
         place = self.place(name, entry)
         if place is None or "dataset_path" not in (entry.cfg or {}):
             return None
@@ -189,7 +189,7 @@ class LocalData:
 
 
 def shots_of(cfg: Mapping[str, Any], num_fewshot: int | None) -> int:
-    """How many examples a task is given; one whose own number is 0 keeps it, as in the harness."""
+    """Count the examples that a task is given; one whose own number is 0 keeps it, as in the harness."""
     own = cfg.get("num_fewshot")
     return own or 0 if own == 0 or num_fewshot is None else num_fewshot
 

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Book:
-    """What was measured of one variant so far."""
+    """Measurements of one variant so far."""
 
     role: str
     open: list[Case]  # those that are still measured
@@ -153,7 +153,7 @@ def _counted(model: nn.Module, case: Case, book: Book, prompts: Tensor, warmup: 
 
 
 def _unless_oom(work: Callable[[], T]) -> T | None:
-    """What the work gives; None where memory does not suffice, with all that it had taken free again."""
+    """Do the work; None where memory does not suffice, with all that it had taken free again."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:

@@ -70,7 +70,7 @@ def transcribe(
 
 
 def _options(model: Any, config: WerConfig) -> dict[str, Any]:
-    """How the model generates: greedily, and as it does by itself in all else."""
+    """Make the options of generation: greedy, and as it does by itself in all else."""
     check_positions(model, config)
     options = {"max_new_tokens": config.max_new_tokens, "do_sample": False, "num_beams": 1}
     if hasattr(model.generation_config, "return_timestamps"):
@@ -116,7 +116,7 @@ def _special(tokenizer: Any) -> Tensor:
 
 
 def _features(extractor: Any, sound: Sequence[np.ndarray], model: Any) -> dict[str, Tensor]:
-    """What the model hears: in a fixed window where the extractor has one, else as long as the longest clip."""
+    """Extract what the model hears: in a fixed window where the extractor has one, else as long as the longest clip."""
     padding = {} if hasattr(extractor, "n_samples") else {"padding": True}
     rate = extractor.sampling_rate
     made = extractor(sound, sampling_rate=rate, return_tensors="pt", return_attention_mask=True, **padding)

@@ -22,7 +22,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """How many words of a clip are right, others, left out and put in."""
+    """Counts of a clip's words that are right, substituted, deleted and inserted."""
 
     hits: int
     substitutions: int
@@ -36,7 +36,7 @@ class Edits:
 
     @property
     def errors(self) -> int:
-        """What it takes to make the hypothesis the reference."""
+        """Count the edits that make the hypothesis the reference."""
         return self.substitutions + self.deletions + self.insertions
 
 

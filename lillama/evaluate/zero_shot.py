@@ -95,7 +95,7 @@ class _Harness:
         self._lm: Any = None
 
     def score(self, task: Any) -> Results:
-        """What the harness finds of one task; ``seconds`` is how long it took.
+        """Score one task by the harness; ``seconds`` is how long it took.
 
         The harness's ``simple_evaluate`` would also list the machine's packages, after every task.
         """
@@ -194,7 +194,7 @@ class _Book:
             self._key = [version(), weights_digest(model), tokenizer_digest(tokenizer), options]
 
     def read(self, name: str) -> Results | None:
-        """What is known of a task."""
+        """Look up the results of a task."""
         return None if self.cache is None else self.cache.read(KIND, self._entry(name), _read)
 
     def write(self, name: str, results: Results) -> None:

@@ -1,4 +1,4 @@
-"""What cannot be fine-tuned, said before a model is loaded."""
+"""Refuse what cannot be fine-tuned, before a model is loaded."""
 
 import importlib.util
 import os

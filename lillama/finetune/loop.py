@@ -25,7 +25,7 @@ from lillama.model.surgery import take_orders
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one update was: its number (from 0) of how many, tokens seen after it, mean loss, gradient norm, rate."""
+    """One update: its number (from 0) of how many, tokens seen after it, mean loss, gradient norm, rate."""
 
     step: int
     steps: int
@@ -172,7 +172,7 @@ def _after(
     before: int,
     tokens: int,
 ) -> None:
-    """What follows an update: a snapshot where one is due, a point of the curve where its mark was passed."""
+    """Save a snapshot where one is due after an update, and measure a point of the curve where its mark was passed."""
     mark = session.at_mark(before, tokens)
     if mark or session.save_wanted(step, last=step == steps):
         weights = {name: parameter.data for name, parameter in tuned.learning.items()}

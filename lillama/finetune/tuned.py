@@ -47,7 +47,7 @@ class Tuned:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Return the device of the model."""
         return next(self.model.parameters()).device
 
     def orders(self) -> dict[str, torch.Tensor]:
@@ -85,7 +85,7 @@ class Tuned:
 
 
 def _within(name: str, scope: Scope) -> bool:
-    """Whether a module or a parameter lies outside of the frozen side; what both sides share lies in neither."""
+    """Tell whether a module or a parameter lies outside of the frozen side; what both sides share lies in neither."""
     return scope is Scope.all or OTHER[scope].name not in name.split(".")
 
 

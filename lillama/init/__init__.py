@@ -1,4 +1,4 @@
-"""Where the factors start: (W, rank, moment) -> factors, for every matrix of a plan."""
+"""Make the start of the factors: (W, rank, moment) -> factors, for every matrix of a plan."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""How much output energy each direction of a matrix carries: the spectra of ``init=feature`` without their bases."""
+"""Measure the output energy of each direction of a matrix: the spectra of ``init=feature`` without their bases."""
 
 from collections.abc import Sequence
 

@@ -61,7 +61,7 @@ def feature_spectra(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What spectra are made from: the teacher, calibration tokens, the floor of their moments, how many columns."""
+    """Computes spectra from the teacher, calibration tokens, the floor of their moments, how many columns."""
 
     teacher: nn.Module
     data: Calibration

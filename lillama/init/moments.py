@@ -104,7 +104,7 @@ class InputCollector:
         self.memory = output[0]
 
     def mask(self, name: str, x: Tensor) -> Tensor | None:
-        """Which rows of an input count, in its own shape without the last dimension."""
+        """Mark the rows of an input that count, in its own shape without the last dimension."""
         stack = self.blocks.stack(self.blocks.index_of(name))
         mask = self.inputs.mask(0 if x is self.memory else stack)
         if mask is not None and mask.numel() != x[..., 0].numel():
@@ -160,7 +160,7 @@ class InputCollector:
 
 
 def _inner(experts: Any, first: str, expert: int, rows: Tensor) -> Tensor:
-    """What an expert's second matrix sees [n, intermediate]."""
+    """Compute the inputs of an expert's second matrix [n, intermediate]."""
     up = rows @ expert_matrices(experts, first)[expert].T
     if experts.has_bias:
         up = up + getattr(experts, f"{first}_bias")[expert]

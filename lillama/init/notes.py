@@ -1,4 +1,4 @@
-"""What a start knows of itself beside its factors."""
+"""Keep what a start knows of itself beside its factors."""
 
 from dataclasses import dataclass
 

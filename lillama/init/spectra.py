@@ -59,7 +59,7 @@ class Method(Generic[Spectrum]):
 
 
 def kept_columns(teacher: nn.Module, ranks: Mapping[str, int], form: FactorForm = FactorForm.plain) -> dict[str, int]:
-    """How many columns of each matrix's factorisation are kept: those that may save parameters, or all for more.
+    """Count the columns of each matrix's factorisation that are kept: those that may save parameters, or all for more.
 
     Of a start that is at most as many as plain factors could save by, so that both forms share what is kept, but where
     its rank is above; a plan of pivoted factors asks for all that those may need.

@@ -1,4 +1,4 @@
-"""Where metrics go while a run is under way: nowhere, a CSV file, or Weights & Biases."""
+"""Send metrics somewhere while a run is under way: nowhere, a CSV file, or Weights & Biases."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from lillama.logger.wandb import WandbLogger
 
 
 class Logger(Protocol):
-    """What the pipeline asks of a logger."""
+    """Interface of a logger."""
 
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:
         """Record metrics at a number of seen tokens."""
 
     def state(self) -> dict[str, Any]:
-        """What a logger needs to go on with this run in another process, as plain values."""
+        """Return what a logger needs to resume this run in another process, as plain values."""
 
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
         """Record the run's figures and close."""

@@ -32,7 +32,7 @@ class CsvLogger:
         self._writer = csv.writer(self._file)
 
     def state(self) -> dict[str, Any]:
-        """How many rows there are: what comes after a snapshot will be computed again."""
+        """Count the rows: what comes after a snapshot will be computed again."""
         return {"rows": self._count}
 
     def log(self, metrics: Mapping[str, float], *, tokens: int) -> None:

@@ -109,7 +109,7 @@ def _settle_without_home(folder: Path) -> None:
 
 
 def _has_key(server: str) -> bool:
-    """Whether W&B would find a key for its server without asking for one."""
+    """Tell whether W&B would find a key for its server without asking for one."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or server).netloc

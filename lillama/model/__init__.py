@@ -1,1 +1,1 @@
-"""What knows torch.nn and transformers: blocks, target matrices, surgery, loading and checkpoints."""
+"""Wrap torch.nn and transformers: blocks, target matrices, surgery, loading and checkpoints."""

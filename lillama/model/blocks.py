@@ -55,7 +55,7 @@ class Blocks:
         return next((place for place, stack in enumerate(self.stacks) if index in stack.indices), None)
 
     def place(self, index: int) -> int:
-        """Where a block stands, in the order of the run: ``EMBEDDING``, the position of its stack, the head last."""
+        """Return a block's position in a run: ``EMBEDDING``, the position of its stack, the head last."""
         stack = self.stack(index)
         return stack if stack is not None else EMBEDDING if index == EMBEDDING else len(self.stacks)
 

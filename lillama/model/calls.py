@@ -99,7 +99,7 @@ class Swap:
         self._held = pairs  # ids stay theirs as long as the objects live
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Tell whether anything differs."""
         return bool(self._new)
 
     def applied(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

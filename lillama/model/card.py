@@ -78,7 +78,7 @@ model = {auto}.from_pretrained("FOLDER"{", " if compressed else ""}{load}
 
 
 def _tuned(result: dict[str, Any]) -> str:
-    """What was fine-tuned, where it was."""
+    """Describe the fine-tuning, where there was one."""
     found = result["finetune"]
     if not found:
         return ""
@@ -89,7 +89,7 @@ def _tuned(result: dict[str, Any]) -> str:
 
 
 def _text(measured: dict[str, Any]) -> str:
-    """What the perplexity was measured on."""
+    """Describe the text of the perplexity."""
     text = f"`{measured['source']}` text ({_public(measured['path']) or measured['split']})"
     return f"Perplexity on {text}, windows of {measured['seq_len']} tokens, {_cut(measured['max_tokens'])}."
 

@@ -1,4 +1,4 @@
-"""What generated texts must not depend on: a checkpoint's own settings of generation, and numbers that are none."""
+"""Make generation depend on our settings alone, not on a checkpoint's own, and stop on non-finite logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a loaded model and its tokenizer are, as hashes: the same wherever they were loaded from."""
+"""Hash a loaded model and its tokenizer: the same wherever they were loaded from."""
 
 import hashlib
 import json

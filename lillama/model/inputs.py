@@ -1,4 +1,4 @@
-"""What a model of each kind is fed with: a batch of tokens (and sound) becomes the model's keyword arguments."""
+"""Turn a batch of tokens (and sound) into a model's keyword arguments, for each kind of model."""
 
 import inspect
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """How many real tokens the batch holds."""
+        """Count the real tokens of the batch."""
         return self.ids.numel() if self.mask is None else int(self.mask.sum())
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ def _known(model: Any, batch: Batch) -> Batch:
 
 
 def _takes_use_cache(model: Any) -> bool:
-    """Whether a model keeps a cache: some families name the argument, others pass it on unnamed."""
+    """Tell whether a model keeps a cache: some families name the argument, others pass it on unnamed."""
     parameters = inspect.signature(model.forward).parameters
     passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     return "use_cache" in parameters or (passed_on and hasattr(model.config, "use_cache"))
@@ -123,7 +123,7 @@ def _start(model: Any) -> int:
 
 
 def _shifted(model: Any, ids: Tensor) -> Tensor:
-    """What the decoder sees when it is to say ``ids``: the start token, then all but the last."""
+    """Shift ``ids`` to what the decoder sees when it predicts them: the start token, then all but the last."""
     return torch.cat([torch.full_like(ids[:, :1], _start(model)), ids[:, :-1]], dim=1)
 
 

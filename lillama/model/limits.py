@@ -13,7 +13,7 @@ SIDES = ("encoder", "decoder")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model has room for.
+    """Limits of a model.
 
     ``tokens`` is the number of ids that it knows. ``positions`` is the longest sequence of its only stack or of its
     encoder, ``written`` that of a decoder beside an encoder; None where positions are computed and any length goes.
@@ -61,7 +61,7 @@ def model_limits(model: Any) -> Limits:
 
 
 def vocabulary(model: Any) -> int:
-    """How many token ids a model knows: the rows of its input embedding, or of a smaller head.
+    """Count the token ids that a model knows: the rows of its input embedding, or of a smaller head.
 
     :raises ConfigError: for a model without a table of tokens.
     """

@@ -69,7 +69,7 @@ def resolve_dtype(config: ModelConfig) -> torch.dtype:
 
 
 def model_identity(config: ModelConfig) -> str:
-    """What the weights are, without a local path: a content hash, or a Hub id."""
+    """Identify the weights, without a local path: a content hash, or a Hub id."""
     if config.weights is Weights.random:
         return digest(["random", config.architecture])
     place = local_place(str(config.path), config.KEY)
@@ -140,12 +140,12 @@ def check_dense(config: ModelConfig, cache_dir: Path) -> None:
 
 
 def is_compressed(config: ModelConfig, cache_dir: Path) -> bool:
-    """Whether the weights are low-rank factors already."""
+    """Tell whether the weights are low-rank factors already."""
     return quantization_of(_architecture(config, cache_dir)) == METHOD
 
 
 def model_task(config: ModelConfig, cache_dir: Path) -> Task:
-    """What the configured model does."""
+    """Return the task of the configured model."""
     return task_of(config, _architecture(config, cache_dir))
 
 
@@ -194,7 +194,7 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
 
 
 def show_progress(on: bool) -> None:
-    """Whether transformers draws its own progress bars."""
+    """Set whether transformers draws its own progress bars."""
     (logging_of_transformers.enable_progress_bar if on else logging_of_transformers.disable_progress_bar)()
 
 

@@ -37,7 +37,7 @@ def called_modules(model: Any) -> frozenset[str] | None:
 
 
 def _structure(model: Any) -> tuple[Any, ...]:
-    """What decides which modules run: the class, its configuration, the modules and the shapes of their weights."""
+    """Key what decides which modules run: the class, its configuration, the modules and the shapes of their weights."""
     shapes = tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
     return type(model), str(model.config), shapes, tuple(name for name, _ in model.named_modules())
 
@@ -194,6 +194,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _name_of(tensor: Tensor, call: BlockCall) -> str:
-    """What the block calls an argument."""
+    """Name an argument as the block does."""
     named = (name for name, value in call.kwargs.items() if any(own is tensor for own in _tensors(value)))
     return next(named, "another argument")

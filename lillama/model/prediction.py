@@ -27,7 +27,7 @@ def predictions(model: nn.Module, batch: Batch) -> tuple[Mapping[str, Any], Tens
 
 
 def predicted(model: nn.Module, batch: Batch) -> int:
-    """How many tokens of a batch are predicted."""
+    """Count the tokens of a batch that are predicted."""
     return int((predictions(model, batch)[1] != NOT_PREDICTED).sum())
 
 

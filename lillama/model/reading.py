@@ -49,7 +49,7 @@ def one_line(error: Exception) -> str:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory, of a device or of the host, does not suffice."""
+    """Tell whether an error says that memory, of a device or of the host, does not suffice."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 

@@ -1,4 +1,4 @@
-"""Which of a block's arguments have one row for each sequence, seen from calls with two and with three sequences.
+"""Find the arguments of a block that have one row for each sequence, seen from calls with two and with three sequences.
 
 One shape does not tell: a mask [1, 1, t, t] in a batch of one may be that sequence's, or one for any number of them.
 """

@@ -68,7 +68,7 @@ _SUBSTITUTING: ContextVar[bool] = ContextVar("substituting", default=False)
 def call_after(
     blocks: Blocks, inputs: Mapping[str, Any], *, given: Given, until: int, gradients: bool = False
 ) -> BlockCall:
-    """How block ``until`` is called when the blocks below it give back what is ``given``; none of those is run.
+    """Capture the call of block ``until`` when the blocks below it give back what is ``given``; none of those is run.
 
     :param gradients: whether they flow from the call back to the embedding and to what is given.
 

@@ -30,7 +30,7 @@ class Student:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the blocks compute in."""
+        """Return the dtype that the blocks compute in."""
         return next(self.teacher.parameters()).dtype
 
     def factor_parameters(self) -> Iterator[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Which matrices of a model may be factorised: linears in its blocks, fused experts, and the embedding and the head."""
+"""Find the matrices that may be factorised: linears in blocks, fused experts, and the embedding and the head."""
 
 import inspect
 import logging
@@ -56,7 +56,7 @@ class Target:
         return self.copies * factor_parameters(self.shape, rank, self.form)
 
     def saves(self, rank: int) -> bool:
-        """Whether the factors at a rank are smaller than the matrix."""
+        """Tell whether the factors at a rank are smaller than the matrix."""
         return rank <= self.largest_rank
 
     def candidates(self, *, k: int, m: int) -> list[int]:
@@ -96,7 +96,7 @@ class ModelShape:
 
     @property
     def form(self) -> FactorForm:
-        """How the factors of the targets would be stored; the same for all."""
+        """Return the storage of the targets' factors; the same for all."""
         return self.targets[0].form if self.targets else FactorForm.plain
 
     def factored(self, form: FactorForm) -> "ModelShape":
@@ -216,7 +216,7 @@ def _chosen(
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a shell pattern names a module: its whole name, or what comes after one of its dots."""
+    """Tell whether a shell pattern names a module: its whole name, or what comes after one of its dots."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
@@ -233,7 +233,7 @@ def _inside(prefix: str, index: int, block: nn.Module) -> Iterator[Target]:
 
 
 def _multiplies(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
-    """Whether a module multiplies by its weight, as two factors can in its place.
+    """Tell whether a module multiplies by its weight, as two factors can in its place.
 
     A class of linears with a forward of its own may do something else: a router gives several tensors, a grouped one
     has a weight for each part of its input. What it gives for three rows tells, by its shape.

@@ -1,4 +1,4 @@
-"""What a model does, and which of transformers' Auto classes makes it."""
+"""Find a model's task and the Auto class of transformers that makes it."""
 
 from typing import Any
 

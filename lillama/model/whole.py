@@ -90,7 +90,7 @@ def _check(model: Any, report: Mapping[str, Any], place: str, *, part: bool) -> 
 
 
 def _has_place(model: Any, modules: set[str], name: str) -> bool:
-    """Whether a left-over weight belongs to a module or a stack of blocks that the model has."""
+    """Tell whether a left-over weight belongs to a module or a stack of blocks that the model has."""
     if NO_WEIGHTS.search(name):
         return False
     parts, prefix = name.split("."), model.base_model_prefix
@@ -101,7 +101,7 @@ def _has_place(model: Any, modules: set[str], name: str) -> bool:
 
 
 def _in_a_block(key: str) -> bool:
-    """Whether a weight is a block's; a model of another class than the saved one may have another head, or none."""
+    """Tell whether a weight is a block's; a model of another class than the saved one may have no head."""
     return any(part.isdigit() for part in key.split("."))
 
 

@@ -1,4 +1,4 @@
-"""How many cells of some tables are measured, and what became of the others."""
+"""Count the cells of some tables that are measured, and what became of the others."""
 
 from collections.abc import Iterable
 

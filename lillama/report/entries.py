@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def open(self) -> bool:
-        """Whether something is left to run; a cell that is done and has no such figure will not get one."""
+        """Tell whether something is left to run; a cell that is done and has no such figure will not get one."""
         return self.status not in (MEASURED, OOM, NOT_RUN, NO_FIGURE, PAPER_ONLY)
 
 
@@ -172,7 +172,7 @@ def _source(cell: Cell) -> dict[str, Any]:
 
 
 def _besides(cell: Cell) -> Iterator[str]:
-    """What was said on the command line that the sweep does not say, and that may change a figure."""
+    """List the overrides that the sweep does not have and that may change a figure."""
     for word in (cell.result or {}).get("overrides", []):
         key, _, value = word.lstrip("+~").partition("=")
         quiet = key in WITHOUT_EFFECT or key.startswith("hydra") or key.endswith(("path", "_dir"))
@@ -193,7 +193,7 @@ def _paper_only(config: TableConfig, printed: Printed, found: Mapping[Any, Entry
 
 
 def _notes(config: TableConfig, printed: Printed) -> list[str]:
-    """Where the paper's means are not those of its own scores."""
+    """Note where the paper's means are not those of its own scores."""
     notes = []
     for row in printed.rows:
         other = recomputed_mean(row)

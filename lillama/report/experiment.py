@@ -19,7 +19,7 @@ OUTPUTS, RESULTS = Path("outputs"), EXPERIMENTS / "results"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where results lie: ``outputs`` of runs, a folder a cell; ``frozen`` ones, a JSON file a cell."""
+    """Folders of results: ``outputs`` of runs, a folder a cell; ``frozen`` ones, a JSON file a cell."""
 
     outputs: Path = OUTPUTS
     frozen: Path = RESULTS
@@ -36,7 +36,7 @@ class Found:
 
     @property
     def command(self) -> str:
-        """What runs the cells that are not done."""
+        """Return the command that runs the cells that are not done."""
         return f"python run.py experiments={self.name} scale={self.scale}"
 
 

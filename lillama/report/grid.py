@@ -32,7 +32,7 @@ def grid(table: Table, widest: int = WIDEST) -> Grid:
 
 
 def only_in_paper(cells: Row) -> bool:
-    """Whether a row is the paper's alone."""
+    """Tell whether a row is the paper's alone."""
     return all(entry.status == PAPER_ONLY for entry in cells.values())
 
 

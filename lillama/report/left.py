@@ -1,4 +1,4 @@
-"""What is not done yet of some tables, told on stderr with the command that does it."""
+"""List missing cells on stderr, with the command that runs them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a name means to a report: an experiment, one of its tables, or a table or figure of the paper (``table12``).
+"""Resolve a name for a report: an experiment, one of its tables, or a table or figure of the paper (``table12``).
 
 ``python -m lillama.report.names table12`` prints the experiment.
 """

@@ -1,4 +1,4 @@
-"""What stands under a table: its scale, the paper's claim and slips, and where its figures come from."""
+"""Write the footnotes of a table: its scale, the paper's claim and slips, and where its figures come from."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -22,7 +22,7 @@ class Reported:
     problems: Sequence[str]
 
     def line(self) -> str:
-        """What was measured of it, in a line."""
+        """Summarise what was measured, in a line."""
         known = [f"{found.scale}: {in_words(counts(found.tables))}" for found in self.scales]
         return f"{self.name}: {'; '.join([*known, *self.problems])}"
 

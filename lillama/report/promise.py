@@ -20,7 +20,7 @@ SCALE = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a sweep varies, and what was said on its command line beside."""
+    """Overrides that a sweep varies, and those beside."""
 
     params: Mapping[str, str]
     task: Sequence[str]

@@ -1,4 +1,4 @@
-"""What a cell of a sweep is and what it found, in a shape that tables are cut from: a record a model, or a point."""
+"""Flatten a cell's results.json into records for tables: one per model (dense, compressed), or per point of a curve."""
 
 import csv
 import functools
@@ -68,7 +68,7 @@ def _points(found: Any) -> Iterator[tuple[dict[str, str], Any]]:
 
 
 def at(values: Any, path: str) -> Any:
-    """What lies at a dotted path; None where nothing does; a word on the way (``OOM``) stands for all beneath it."""
+    """Look up a dotted path; None where nothing is; a word on the way (``OOM``) stands for all beneath it."""
     for key in path.split("."):
         if isinstance(values, str):
             return values
@@ -127,7 +127,7 @@ def _shown(raw: Mapping[str, str], role: str) -> dict[str, str]:
 
 
 def printed_name(model: str) -> str:
-    """How the paper prints a model's name; others are called as their option is."""
+    """Return a model's name as the paper prints it; others are called as their option is."""
     return _names().get(model, model)
 
 

@@ -1,4 +1,4 @@
-"""What a figure draws, as numbers: points of lines, gaps where nothing was measured, the paper's printed points."""
+"""Collect a figure's numbers: points of lines, gaps where nothing was measured, the paper's printed points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Point:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a figure."""
+        """Tell whether there is a figure."""
         return not isnan(self.value)
 
 
@@ -38,7 +38,7 @@ class Series:
 
     @property
     def drawn(self) -> bool:
-        """Whether there is anything to draw."""
+        """Tell whether there is anything to draw."""
         return bool(self.paper) or any(one.measured for one in self.points)
 
 
@@ -83,7 +83,7 @@ def by_row(table: Table, spec: FigureSpec) -> list[Series]:
 
 
 def row_names(table: Table) -> list[str]:
-    """What names each row, without what is the same in all of them."""
+    """Name each row, without what is the same in all of them."""
     rows = list(table.by_row())
     places = [place for place in range(len(table.config.rows)) if len({row[place] for row in rows}) > 1]
     return [", ".join(row[place] for place in places if row[place]) or ", ".join(row) for row in rows]

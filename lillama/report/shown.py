@@ -13,7 +13,7 @@ def number(value: float) -> str:
 
 
 def measured(entry: Entry) -> str:
-    """What was found: ``57.12 ± 0.41``, ``8,622 (8,500 to 8,700)``, or why nothing was: ``MISSING``, ``OOM``."""
+    """Format a measurement: ``57.12 ± 0.41``, ``8,622 (8,500 to 8,700)``, or why none: ``MISSING``, ``OOM``."""
     if entry.status == PAPER_ONLY:
         return NOTHING
     if entry.status != MEASURED or entry.value is None:
@@ -32,7 +32,7 @@ def with_error(entry: Entry) -> str:
 
 
 def beside(entry: Entry) -> str:
-    """What was found and then, in square brackets, what the paper prints."""
+    """Format what was measured and then, in square brackets, what the paper prints."""
     own = [] if entry.status == PAPER_ONLY and entry.paper else [measured(entry)]
     return " ".join([*own, *([f"[{entry.paper}]"] if entry.paper else [])])
 

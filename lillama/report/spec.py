@@ -12,7 +12,7 @@ KINDS = (CURVE, LINE, BARS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureSpec:
-    """What a table's figure shows.
+    """Specification of a table's figure.
 
     ``curve`` draws along ``x``, seen tokens in millions, a line a column, a panel for what else names the rows; its
     y axis is logarithmic. ``line`` draws along ``x``, any number that names a row, a panel a column, a line for what

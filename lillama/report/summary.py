@@ -8,7 +8,7 @@ from lillama.tables.markdown import table
 
 
 def summary(result: dict[str, Any]) -> str:
-    """What one run cost and what it lost, as tables for a terminal."""
+    """Summarise a run's costs and losses as tables for a terminal."""
     model = result["settings"].get("model") or {}
     overview = table(("", str(model.get("name", ""))), list(_overview(result)))
     return "\n\n".join([overview, *measured_tables(result["measured"])])

@@ -40,7 +40,7 @@ def texts_side_by_side(found: Sequence[Cell]) -> str:
 
 
 def text_columns(found: Sequence[Cell]) -> dict[str, Any]:
-    """What the stage samples found: a column for each dense model, and one for each compressed one.
+    """Set out what the stage samples found: a column for each dense model, and one for each compressed one.
 
     A model is named by what sets its cell apart, one that is alone by what was removed of it.
     """

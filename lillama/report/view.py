@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: tables, their cells with all that is known of each, texts, pictures."""
+"""Collect what the page shows, as plain values: tables, their cells with all that is known of each, texts, pictures."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class RowView:
 
     @property
     def kinds(self) -> str:
-        """What its cells are filtered under, separated by commas."""
+        """List the filters of its cells, separated by commas."""
         return ",".join(dict.fromkeys(cell.kind for cell in self.cells if cell))
 
 

@@ -1,4 +1,4 @@
-"""What a compressed checkpoint needs to run; a copy of every file here travels with each of them.
+"""Hold what a compressed checkpoint needs to run; a copy of every file here travels with each of them.
 
 ``trust_remote_code=True`` loads the copies where the package is not installed. So the files import nothing of the
 package but each other, know no architecture, and carry the project's name: they lie among a model's other files.

@@ -138,7 +138,7 @@ def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 
 def is_fused_experts(module: nn.Module) -> bool:
-    """Whether a module follows transformers' experts interface: 3-D parameters, one matrix an expert."""
+    """Tell whether a module follows transformers' experts interface: 3-D parameters, one matrix an expert."""
     return hasattr(module, "has_gate") and hasattr(module, "is_transposed") and hasattr(module, "_apply_gate")
 
 

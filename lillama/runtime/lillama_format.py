@@ -69,14 +69,14 @@ class LowRankConfig(QuantizationConfigMixin):
         self.stock = stock
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``config.json`` holds."""
+        """Return what ``config.json`` holds."""
         values = {key: value for key, value in vars(self).items() if key != "stock"}
         stock = self.stock if isinstance(self.stock, dict) or self.stock is None else self.stock.to_dict()
         return values | ({"stock": stock} if stock else {})
 
     @property
     def pivoted(self) -> bool:
-        """Whether r columns of every B are the identity, which is not stored."""
+        """Tell whether r columns of every B are the identity, which is not stored."""
         return self.factors == PIVOTED
 
     @property

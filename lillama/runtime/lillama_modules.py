@@ -209,12 +209,12 @@ class LowRankEmbedding(_Pair):
 
 
 def is_table(module: Any) -> TypeGuard[nn.Embedding]:
-    """Whether a module looks rows up and at most multiplies them by its ``embed_scale``, as Gemma's and BART's do."""
+    """Tell whether a module looks rows up and at most scales them by its ``embed_scale``, as Gemma's and BART's."""
     return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and hasattr(module, "embed_scale"))
 
 
 def embedding_scale(table: Any) -> float | Tensor:
-    """What a table multiplies its rows by: a number, or a tensor (never on the meta device) where it has one."""
+    """Return what a table multiplies its rows by: a number, or a tensor (never on the meta device) where it has one."""
     scale = getattr(table, "embed_scale", 1.0)
     if not isinstance(scale, Tensor):
         return float(scale)

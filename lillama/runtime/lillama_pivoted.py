@@ -42,6 +42,6 @@ class PivotedEmbedding(LowRankEmbedding):
 
 
 def _is_bare(linear: Any) -> bool:
-    """Whether calling a linear is its product and nothing else: no adapter, quantized weight, hook or other forward."""
+    """Tell whether calling a linear is its product alone: no adapter, quantized weight, hook or other forward."""
     own = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
     return own and not (linear._forward_hooks or linear._forward_pre_hooks or "forward" in linear.__dict__)

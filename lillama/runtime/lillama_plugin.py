@@ -1,4 +1,4 @@
-"""How transformers loads and saves compressed models: a quantizer plugin that puts factors in the place of matrices.
+"""Let transformers load and save compressed models: a quantizer plugin that puts factors in the place of matrices.
 
 On load, it replaces the named modules on the meta device before the weights arrive; the model class stays the native
 one, and the model an ordinary one from then on. On save, a zero-size tensor stands under each compressed matrix's
@@ -87,7 +87,7 @@ class LowRankQuantizer(HfQuantizer):
         return kept if self.stock is None else self.stock.update_weight_conversions(kept, model)
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What is saved; transformers asks in the midst of saving, after it noted which files were there before."""
+        """Return what is saved; transformers asks in the midst of saving, after it noted the files that were there."""
         state, metadata = (None, {}) if self.stock is None else self.stock.get_state_dict_and_metadata(model)
         folder, given = self.saving
         if folder is not None:
@@ -194,7 +194,7 @@ def kept_conversions(conversions: Iterable[Any], config: LowRankConfig) -> list[
 
 
 def _names(pattern: str, name: str) -> bool:
-    """Whether a pattern of transformers' ends with a part of a name, as the module's of a weight."""
+    """Tell whether a pattern of transformers' ends with a part of a name, as the module's of a weight."""
     anything = pattern.replace(r"\1", ".*")
     return re.search(rf"(?:{anything})(?!\w)", name) is not None
 
@@ -231,7 +231,7 @@ def save_with_runtime(model: Any, save_directory: str | Path, *args: Any, **opti
 
 
 class NativeConfig:
-    """What ``auto_map`` of a checkpoint names: registers the plugin, then hands out the native configuration."""
+    """Named by ``auto_map`` of a checkpoint: registers the plugin, then hands out the native configuration."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:

@@ -1,4 +1,4 @@
-"""Which matrices get which rank: (model shape, budget) -> RankPlan.
+"""Plan the ranks of matrices: (model shape, budget) -> RankPlan.
 
 No weights, so a plan takes milliseconds; what ``spectrum`` needs of them is handed to it.
 """

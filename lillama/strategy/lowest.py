@@ -1,4 +1,4 @@
-"""What a strategy with a smallest rank has to share out: the matrices that save at it, and their part of the budget."""
+"""Find what a strategy with a smallest rank shares out: the matrices that save at it, and their part of the budget."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Pooled = SpectrumConfig | KfacRanksConfig | MeasuredRanksConfig
 
 
 def room(shape: ModelShape, target: int, config: UniformConfig | Pooled, *, why: str) -> Room:
-    """What there is to share out; ``lowest`` is ``config.k`` rounded up to a multiple of ``config.round_to``.
+    """Count what there is to share out; ``lowest`` is ``config.k`` rounded up to a multiple of ``config.round_to``.
 
     :raises ConfigError: where all of them at the lowest rank are still above the target.
     """

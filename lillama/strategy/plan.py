@@ -65,7 +65,7 @@ class RankPlan:
         return 1 - self.parameters / self.dense_parameters
 
     def as_dict(self) -> dict[str, object]:
-        """What ``plan.json`` holds."""
+        """Return what ``plan.json`` holds."""
         return {
             "ranks": self.ranks,
             "factors": self.factors.name,

@@ -1,4 +1,4 @@
-"""What was measured, as markdown tables for a terminal and a report: a module a stage. Needs no torch."""
+"""Set out what was measured as markdown tables, for a terminal and a report: a module a stage. Needs no torch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -37,7 +37,7 @@ def texts_beside(columns: Mapping[str, Figures]) -> dict[str, dict[int, list[str
 
 
 def metrics_rows(measured: Mapping[str, Figures]) -> list[list[str]]:
-    """How much each label repeats, under ``HEADER``; the label as it is."""
+    """Tabulate how much each label repeats, under ``HEADER``; the label as it is."""
     return [_row(label, figures["mean"]) for label, figures in measured.items()]
 
 

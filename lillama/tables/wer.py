@@ -28,7 +28,7 @@ def _row(role: str, figures: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(measured: Mapping[str, Any]) -> list[str]:
-    """What every model's figures say, once; what only some say, with their names."""
+    """Note what every model's figures say, once, and what only some say, with their names."""
     said: dict[str, list[str]] = {}
     for role, figures in measured.items():
         for note in _told(figures):

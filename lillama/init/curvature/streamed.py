@@ -145,7 +145,7 @@ class _Stream:
 
 
 def _with_leaf(result: Any) -> tuple[Tensor, Any]:
-    """What a block gave back, with hidden states that take a gradient; they come first."""
+    """Replace a block's hidden states by ones that take a gradient; they come first."""
     leaf = hidden_states(result).detach().requires_grad_()
     given = leaf.clone()  # which the model may change in place
     return leaf, ((given, *result[1:]) if isinstance(result, tuple) else given)
