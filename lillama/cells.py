@@ -10,7 +10,7 @@ SAID_ABOVE = ("experiments", "scale", "name")  # by the folders that a cell's li
 
 
 def cell_name(overrides: Sequence[str], sweep: str | Path | None = None) -> str:
-    """A folder name for a list of overrides: readable, safe, and different for different overrides.
+    """Return a folder name for a list of overrides: readable, safe, and different for different overrides.
 
     ``strategy.k=96 init=svd`` becomes ``init-svd_k-96-1f0c93a2``; the order of the overrides does not matter. It has
     letters, digits, dots, dashes and underscores only: lists of ``key=value`` pairs may hold it, as the evaluation

@@ -84,12 +84,12 @@ def experiment_sweep(name: str, scale: str | None, overrides: Sequence[str] = ()
 
 
 def experiment_names() -> list[str]:
-    """All experiments."""
+    """Return all experiments."""
     return sorted(file.stem for file in EXPERIMENTS.glob("*.yaml"))
 
 
 def sweep_cells(params: Mapping[str, Any], task: Sequence[str] = ()) -> list[list[str]]:
-    """The overrides of every cell of a sweep; of a single run, one cell.
+    """Return the overrides of every cell of a sweep; of a single run, one cell.
 
     :param params: what the sweep varies, as its configuration has it.
     :param task: what was said on the command line beside what the experiment sweeps itself.

@@ -17,7 +17,7 @@ from lillama.strategy.plan import RankPlan
 
 
 def make_curve(job: Job, measurement: Measurement) -> Curve:
-    """The curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
+    """Return the curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
     record, wanted = job.record, Stage.perplexity in job.config.stages and job.team.main
     record.claim(*CURVE)
     return Curve(

@@ -80,7 +80,7 @@ def check_inputs(config: RunConfig, folder: Path) -> None:
 
 
 def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """The paths of a configuration: dotted key, value, and the group that it stands in."""
+    """Yield the paths of a configuration: dotted key, value, and the group that it stands in."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{name}.")
@@ -104,7 +104,7 @@ def _place(key: str, value: str) -> Path | None:
 
 
 def finished(config: RunConfig, outputs: Outputs, fingerprint: str) -> dict[str, Any] | None:
-    """The result that a folder already holds for this very run, with the checkpoint where one is asked for.
+    """Return the result that a folder already holds for this very run, with the checkpoint where one is asked for.
 
     :raises ConfigError: where the folder holds the finished result or the checkpoint of another run, or what no run
         wrote and a run would replace.

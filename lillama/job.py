@@ -36,11 +36,11 @@ class Saves:
         return cls(distill, finetune, kept)
 
     def found(self) -> Snapshot | None:
-        """The distillation that another run has made of the same model."""
+        """Return the distillation that another run has made of the same model."""
         return None if self.kept is None else self.kept.find()
 
     def tuned(self, config: RunConfig, start: Snapshot | None) -> Snapshot | None:
-        """The fine-tuning's latest; of no use where what it began with has to be distilled anew."""
+        """Return the fine-tuning's latest; of no use where what it began with has to be distilled anew."""
         anew = Stage.distill in config.stages and start is None
         return None if anew else self.finetune.latest()
 

@@ -134,12 +134,12 @@ def _is_our_sweep(file: Path) -> bool:
 
 
 def null_words(words: Sequence[str]) -> str:
-    """The words of a command line that give null."""
+    """Return the words of a command line that give null."""
     return ", ".join(word for word in words if re.search(r"=.*\bnull\b", word))
 
 
 def typed(composed: DictConfig) -> RunConfig:
-    """A composed configuration as dataclasses, their ranges checked.
+    """Return a composed configuration as dataclasses, their ranges checked.
 
     :raises ConfigError: for a value out of range, or a key that was added past its schema (``+strategy.raito=0.5``).
     """
@@ -167,7 +167,7 @@ def tell(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line; for an unknown key or option, with the legal ones."""
+    """Return an error's message on one line; for an unknown key or option, with the legal ones."""
     told = list(chain_of(error, suppressed=False))
     text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
@@ -176,14 +176,14 @@ def one_line(error: BaseException) -> str:
 
 
 def legal_keys(error: BaseException) -> list[str]:
-    """The keys of the schema that an unknown key was looked for in."""
+    """Return the keys of the schema that an unknown key was looked for in."""
     schema = getattr(error, "object_type", None)
     unknown = "not in" in str(error) and dataclasses.is_dataclass(schema)
     return [field.name for field in dataclasses.fields(schema)] if unknown and isinstance(schema, type) else []
 
 
 def chain_of(error: BaseException, *, suppressed: bool = True) -> Iterator[BaseException]:
-    """An exception and what led to it.
+    """Yield an exception and what led to it.
 
     :param suppressed: what ``raise ... from None`` says is not to be told too.
     """

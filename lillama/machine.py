@@ -36,7 +36,7 @@ def reset_peaks() -> None:
 
 
 def host_peak() -> int:
-    """The highest resident memory since :func:`reset_peaks`, in bytes."""
+    """Return the highest resident memory since :func:`reset_peaks`, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))

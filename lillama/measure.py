@@ -37,14 +37,14 @@ class Measurement:
     inputs: Inputs
 
     def perplexity(self, model: nn.Module) -> float:
-        """The perplexity of the configured text, under its own clock."""
+        """Return the perplexity of the configured text, under its own clock."""
         settings, text = self.config.evaluate.perplexity, self.inputs.text
         assert text is not None
         with self.record.stage("perplexity"):
             return self.perplexity_of(model, text, settings)
 
     def perplexity_of(self, model: nn.Module, text: MeasuredText, settings: PerplexityConfig) -> float:
-        """The perplexity of a text, measured as its settings say."""
+        """Return the perplexity of a text, measured as its settings say."""
         return perplexity(
             model,
             text.ids,
@@ -123,7 +123,7 @@ ROLE_IN_CURVE = {DENSE: "dense", COMPRESSED: "end"}
 
 
 def _models(config: RunConfig) -> dict[str, nn.Module]:
-    """The configured model by its role, and the baseline."""
+    """Return the configured model by its role, and the baseline."""
     cache_dir, base = cache_of(config), config.baseline
     model = load_model(config.model, cache_dir, seed=config.seed)
     low_rank = any(isinstance(module, LowRank) for module in model.modules())

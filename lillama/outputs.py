@@ -118,7 +118,7 @@ class Outputs:
             self._write()
 
     def refusal(self, names: list[str]) -> str:
-        """The line for names that are taken by what no run wrote."""
+        """Return the line for names that are taken by what no run wrote."""
         return (
             f"hydra.run.dir={self.folder}: holds {', '.join(names)}, which no run wrote and which a run would replace;"
             " choose another folder or name, or move it away"
@@ -156,7 +156,7 @@ class Outputs:
 
 
 def _read_list(file: Path) -> dict[str, Any] | None:
-    """A folder's list; None where there is none that can be read: nothing in the folder is then a run's."""
+    """Return a folder's list; None where there is none that can be read: nothing in the folder is then a run's."""
     try:
         held = read_json(file)
         names, fingerprint = held["names"], held["fingerprint"]

@@ -162,7 +162,7 @@ def run_stages(job: Job) -> None:
 
 
 def agreed_plan(job: Job, supply: Supply) -> RankPlan:
-    """The plan that every process goes by, and every part of a run that is cut short.
+    """Return the plan that every process goes by, and every part of a run that is cut short.
 
     One from spectra is made by the main process alone: theirs differ in the last bits from device to device.
     """
@@ -175,7 +175,7 @@ def agreed_plan(job: Job, supply: Supply) -> RankPlan:
 
 
 def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
-    """The plan of a strategy that looks at weights and tokens; one by the loss comes with its forecast."""
+    """Return the plan of a strategy that looks at weights and tokens; one by the loss comes with its forecast."""
     config, folder, known = job.config, job.record.folder, dict[str, Sequence[float]]()
 
     def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
@@ -256,7 +256,7 @@ def tune_loaded(
 
 
 def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> tuple[Student, RankPlan]:
-    """The student before it learns, and the plan with what its start predicts.
+    """Return the student before it learns, and the plan with what its start predicts.
 
     The factors are still blank where a snapshot will fill them.
 

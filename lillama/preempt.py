@@ -44,7 +44,7 @@ class Preemption:
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The last signal; none where nobody has asked."""
+        """Return the last signal; none where nobody has asked."""
         return self.asked[-1] if self.asked else None
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:

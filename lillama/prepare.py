@@ -76,7 +76,7 @@ class Inputs:
 def prepare_plan(
     config: RunConfig, folder: Path, *, spectra: Spectra | None = None, known: RankPlan | None = None
 ) -> RankPlan:
-    """The plan, from shapes or from ``spectra``; with the checks of whether it can be carried out.
+    """Return the plan, from shapes or from ``spectra``; with the checks of whether it can be carried out.
 
     :param spectra: asked for by a strategy with ``from_spectra`` when all else has been found right.
     :param known: the plan that an earlier part of this run was made by, which is kept.
@@ -98,7 +98,7 @@ def prepare_plan(
 
 
 def plan_shape(config: RunConfig) -> ModelShape:
-    """The configured model's matrices, with factors stored as configured."""
+    """Return the configured model's matrices, with factors stored as configured."""
     return model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
 
 

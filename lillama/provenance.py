@@ -25,12 +25,12 @@ PACKAGES = ("lillama", "torch", "transformers", "tokenizers", "safetensors", "hy
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value; the order of a mapping's keys does not matter."""
+    """Return the SHA-256 of a JSON value; the order of a mapping's keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def path_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's names and contents."""
+    """Return the SHA-256 of a file's bytes, or of a folder's names and contents."""
     if path.is_file():
         return file_digest(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -46,7 +46,7 @@ def readable_digest(path: Path, key: str) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of every byte of a file; of one above 1 GiB, of its size and the digests of its pieces.
+    """Return the SHA-256 of every byte of a file; of one above 1 GiB, of its size and the digests of its pieces.
 
     A process hashes a file above 1 MiB once: its path, inode, size and times say whether it is still the same.
     """
@@ -96,7 +96,7 @@ def _digest_of_pieces(handle: int, size: int) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that a figure depends on; absent ones are left out."""
+    """Return the versions of Python and of the packages that a figure depends on; absent ones are left out."""
     return dict(_versions())
 
 

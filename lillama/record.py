@@ -60,7 +60,7 @@ class Record:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Return the run's folder."""
         return self.outputs.folder
 
     def begin(self) -> None:
@@ -226,7 +226,7 @@ class Start:
 
     @property
     def curve(self) -> Sequence[tuple[int, float]]:
-        """The points of a distillation that is taken over: the logger has not heard of them."""
+        """Return the points of a distillation that is taken over: the logger has not heard of them."""
         return [] if self.taken is None else self.taken["curve"]["points"]
 
 

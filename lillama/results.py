@@ -63,13 +63,13 @@ class RunResult:
         return asdict(self)
 
     def figures(self) -> dict[str, Any]:
-        """The figures alone, flat: ``perplexity.end`` and so on."""
+        """Return the figures alone, flat: ``perplexity.end`` and so on."""
         flat = flatten({key: value for key, value in self.as_dict().items() if key in FIGURES})
         return {key: value for key, value in flat.items() if isinstance(value, int | float)}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted keys."""
+    """Return a nested mapping as one level of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -116,6 +116,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 @functools.cache
 def _kinds() -> dict[str, Any]:
-    """The type of every key's value, as ``isinstance`` takes it."""
+    """Return the type of every key's value, as ``isinstance`` takes it."""
     kinds = {field.name: field.type for field in fields(RunResult)}
     return {key: get_origin(kind) if get_origin(kind) in (list, dict) else kind for key, kind in kinds.items()}

@@ -6,22 +6,22 @@ from typing import Any
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median, the lowest and the highest of what was measured."""
+    """Return the median, the lowest and the highest of what was measured."""
     return {"median": median(values), "lowest": min(values), "highest": max(values)}
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """The spread of the ratios of measurements that were taken in the same round."""
+    """Return the spread of the ratios of measurements that were taken in the same round."""
     return spread([one / other for one, other in zip(above, below, strict=True)])
 
 
 def speeds(tokens: int, seconds: Sequence[float]) -> dict[str, float]:
-    """The spread of tokens a second."""
+    """Return the spread of tokens a second."""
     return spread([tokens / value for value in seconds])
 
 
 def shown(value: Any) -> str:
-    """A number for a table, a spread as its median with lowest and highest in brackets."""
+    """Return a number for a table, a spread as its median with lowest and highest in brackets."""
     if isinstance(value, dict):
         return f"{_number(value['median'])} ({_number(value['lowest'])} to {_number(value['highest'])})"
     return _number(value) if isinstance(value, int | float) else str(value)

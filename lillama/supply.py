@@ -40,7 +40,7 @@ class Supply:
         return self._inputs
 
     def take_teacher(self) -> nn.Module:
-        """The dense model. It is the caller's from here on, and nothing else holds it."""
+        """Return the dense model. It is the caller's from here on, and nothing else holds it."""
         teacher, self._teacher = self._teacher, None
         return self._loaded(self.config.model) if teacher is None else teacher
 
@@ -56,7 +56,7 @@ class Supply:
             return load_model(config, cache_of(self.config), seed=self.config.seed)
 
     def factors(self, teacher: nn.Module) -> FactorCache:
-        """The model's factorisations in the cache."""
+        """Return the model's factorisations in the cache."""
         return factor_cache(self._cache, self.config.model, teacher, seed=self.config.seed)
 
     def spectra(self, names: Sequence[str]) -> Mapping[str, Sequence[float]]:

@@ -77,12 +77,12 @@ class LossLine:
 
     @classmethod
     def of(cls, start: Snapshot | None) -> "LossLine":
-        """A new one, or the one that a snapshot holds."""
+        """Make a new line of losses, or the one that a snapshot holds."""
         return cls() if start is None else cls.from_state(start.note[NAME]["loss"])
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "LossLine":
-        """The one whose :meth:`state` this is."""
+        """Make the line of losses whose :meth:`state` this is."""
         line = cls()
         line.tokens, line.steps, line._open = int(state["tokens"]), int(state["steps"]), list(state["open"])
         line._points = [(tokens, loss) for tokens, loss in state["points"]]
@@ -107,7 +107,7 @@ class LossLine:
 
 
 def _curve(measurement: Measurement, start: Snapshot | None) -> Curve:
-    """The curve of the fine-tuning; it begins with the perplexity that the model is known to have."""
+    """Return the curve of the fine-tuning; it begins with the perplexity that the model is known to have."""
     config, record = measurement.config, measurement.record
     found = record.result.perplexity
     before = found.get("end", found.get("dense"))

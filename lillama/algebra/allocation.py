@@ -64,7 +64,7 @@ def _climb(
 
 
 def _hull(cost: Sequence[int], loss: Sequence[float]) -> list[int]:
-    """The sizes on the lower convex hull, first and last among them; those on a line between two others stay."""
+    """Return the sizes on the lower convex hull, first and last among them; those on a line between two others stay."""
     hull: list[int] = []
     for size in range(len(cost)):
         while len(hull) > 1 and _above(cost, loss, hull[-2], hull[-1], size):

@@ -17,7 +17,7 @@ def svd_spectrum(*, weight: Tensor, columns: int | None = None) -> SvdSpectrum:
 def feature_spectrum(
     *, weight: Tensor, moment: Tensor, floor: float, root: Tensor | None = None, columns: int | None = None
 ) -> FeatureSpectrum:
-    """The leading eigenvectors of the second moment of y = W x, W C W^T.
+    """Return the leading eigenvectors of the second moment of y = W x, W C W^T.
 
     C is taken with a small multiple of the identity added (:func:`ridge`), so that directions without data are ordered
     by the weights themselves: fewer tokens than dimensions, or an ill-conditioned moment, never fail.
@@ -45,7 +45,7 @@ def feature_spectrum(
 
 
 def embedding_spectrum(*, weight: Tensor, counts: Tensor, floor: float, columns: int | None = None) -> FeatureSpectrum:
-    """The leading eigenvectors of the second moment of the vectors that an embedding gives.
+    """Return the leading eigenvectors of the second moment of the vectors that an embedding gives.
 
     An embedding is a linear map of one-hot vectors, whose second moment is the diagonal of the token frequencies p; to
     these a small share of an even distribution is added, so that tokens that never occur follow the table itself.
@@ -71,7 +71,7 @@ def stacked_spectra(spectra: Sequence[FeatureSpectrum], weight: Tensor) -> Featu
 
 
 def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factors:
-    """The best rank-r matrix in the Frobenius norm.
+    """Return the best rank-r matrix in the Frobenius norm.
 
     :param weight: W [out, in], or [experts, out, in].
     :param symmetric: give each factor the square roots of the singular values instead of all to A (Eq. 2).
@@ -81,7 +81,7 @@ def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factor
 
 
 def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, root: Tensor | None = None) -> Factors:
-    """The best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
+    """Return the best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
 
     See :func:`feature_spectrum`.
     """
@@ -89,7 +89,7 @@ def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, 
 
 
 def embedding_factors(*, weight: Tensor, counts: Tensor, rank: int, floor: float) -> Factors:
-    """The best rank-r embedding for the tokens as they occur: the minimiser of sum_v p_v ||e_v - a_v B||^2.
+    """Return the best rank-r embedding for the tokens as they occur: the minimiser of sum_v p_v ||e_v - a_v B||^2.
 
     See :func:`embedding_spectrum`.
     """
@@ -109,7 +109,7 @@ def random_factors(*, shape: Sequence[int], rank: int, generator: torch.Generato
 
 
 def _leading(symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """The eigenvalues, largest first, and their eigenvectors as columns."""
+    """Return the eigenvalues, largest first, and their eigenvectors as columns."""
     values, vectors = torch.linalg.eigh(symmetric)
     return values.flip(0), vectors.flip(1)
 
@@ -124,7 +124,7 @@ def ridge(moment: Tensor, floor: float) -> float:
 
 
 def moment_root(moment: Tensor, floor: float) -> Tensor:
-    """The symmetric square root of a moment [in, in] with its ridge added, in float64."""
+    """Return the symmetric square root of a moment [in, in] with its ridge added, in float64."""
     values, vectors = torch.linalg.eigh(moment.double())
     return (vectors * (values.clamp_min(0) + ridge(moment, floor)).sqrt()) @ vectors.T
 

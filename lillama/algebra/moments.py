@@ -29,12 +29,12 @@ class Moment:
 
     @property
     def value(self) -> Tensor:
-        """The mean of x x^T, [size, size]; zero where nothing was seen."""
+        """Return the mean of x x^T, [size, size]; zero where nothing was seen."""
         return self.total / max(self.count, 1)
 
     @property
     def mean(self) -> Tensor:
-        """The mean of x, [size]; zero where nothing was seen."""
+        """Return the mean of x, [size]; zero where nothing was seen."""
         return self.sum / max(self.count, 1)
 
 
@@ -53,7 +53,7 @@ class DiagonalMoment:
 
     @property
     def value(self) -> Tensor:
-        """The mean of x^2, [size]; zero where nothing was seen."""
+        """Return the mean of x^2, [size]; zero where nothing was seen."""
         return self.total / max(self.count, 1)
 
 

@@ -28,7 +28,7 @@ class PivotedFactors(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The columns of ``a``."""
+        """Return the columns of ``a``."""
         return self.a.shape[-1]
 
 
@@ -57,7 +57,7 @@ def pivoted(factors: Factors) -> PivotedFactors:
 
 
 def _pivots_first(basis: Tensor) -> Tensor:
-    """The columns of a basis [r, n], those first that span the others with small coefficients.
+    """Return the columns of a basis [r, n], those first that span the others with small coefficients.
 
     The pivots of an LU factorisation, then swaps of a pivot for another column for as long as a coefficient is above
     :data:`LARGEST`: each makes the pivots' determinant that many times larger, so the swaps end.

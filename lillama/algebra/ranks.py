@@ -27,7 +27,7 @@ def saves(shape: tuple[int, int], rank: int, form: FactorForm = PLAIN) -> bool:
 
 
 def largest_saving_rank(shape: tuple[int, int], form: FactorForm = PLAIN) -> int:
-    """The largest rank at which the factors are smaller than the matrix; 0 where there is none.
+    """Return the largest rank at which the factors are smaller than the matrix; 0 where there is none.
 
     Pivoted factors save at every rank below min(out, in), where r * (out + in - r) comes to out * in.
     """
@@ -35,12 +35,12 @@ def largest_saving_rank(shape: tuple[int, int], form: FactorForm = PLAIN) -> int
 
 
 def candidate_ranks(shape: tuple[int, int], *, k: int, m: int, form: FactorForm = PLAIN) -> list[int]:
-    """The ranks of Algorithm 1, lines 4 to 6: k, k + m, ... up to min(out, in), where they save; ascending."""
+    """Return the ranks of Algorithm 1, lines 4 to 6: k, k + m, ... up to min(out, in), where they save; ascending."""
     return list(range(k, largest_saving_rank(shape, form) + 1, m))
 
 
 def exact_rank(shape: tuple[int, int], parameters: float, form: FactorForm = PLAIN) -> float:
-    """The rank, not rounded, at which the factors have so many parameters, which are at most the matrix's."""
+    """Return the rank, not rounded, at which the factors have so many parameters, which are at most the matrix's."""
     total = sum(shape)
     if form is PLAIN:
         return parameters / total

@@ -19,7 +19,7 @@ class Factors(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """The columns of ``a``."""
+        """Return the columns of ``a``."""
         return self.a.shape[-1]
 
 
@@ -33,11 +33,11 @@ class SvdSpectrum:
 
     @property
     def columns(self) -> int:
-        """The largest rank that can be cut."""
+        """Return the largest rank that can be cut."""
         return self.u.shape[-1]
 
     def cut(self, rank: int, *, symmetric: bool = False) -> Factors:
-        """The factors at a rank; ``symmetric`` gives each the square roots of the singular values.
+        """Return the factors at a rank; ``symmetric`` gives each the square roots of the singular values.
 
         :raises ValueError: for a rank above :attr:`columns`.
         """
@@ -72,11 +72,11 @@ class FeatureSpectrum:
 
     @property
     def columns(self) -> int:
-        """The largest rank that can be cut."""
+        """Return the largest rank that can be cut."""
         return self.basis.shape[-1]
 
     def cut(self, rank: int) -> Factors:
-        """The factors at a rank: A = U_r and B = U_r^T W, or for a table A = W U_r and B = U_r^T.
+        """Return the factors at a rank: A = U_r and B = U_r^T W, or for a table A = W U_r and B = U_r^T.
 
         :raises ValueError: for a rank above :attr:`columns`.
         """

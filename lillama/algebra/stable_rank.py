@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def stable_rank(matrix: Tensor) -> float:
-    """The squares of all singular values over that of the largest, in float64; 0 of a matrix of zeros.
+    """Return the squares of all singular values over that of the largest, in float64; 0 of a matrix of zeros.
 
     :param matrix: [m, n]; of activations, a row a token.
     """
@@ -15,13 +15,13 @@ def stable_rank(matrix: Tensor) -> float:
 
 
 def of_moment(moment: Tensor) -> float:
-    """The same of vectors of which only the second moment E[x x^T] [d, d] is known, whatever their number."""
+    """Return the same of vectors of which only the second moment E[x x^T] [d, d] is known, whatever their number."""
     largest = float(torch.linalg.eigvalsh(moment)[-1])
     return float(moment.trace()) / largest if largest > 0 else 0.0
 
 
 def centred(moment: Tensor, mean: Tensor) -> Tensor:
-    """The covariance [d, d] of vectors with a second moment [d, d] and a mean [d].
+    """Return the covariance [d, d] of vectors with a second moment [d, d] and a mean [d].
 
     Activations share one large direction, their mean, which by itself brings the stable rank down to about 1.
     """

@@ -38,7 +38,7 @@ class TwoSidedSpectrum:
 
     @property
     def columns(self) -> int:
-        """The largest rank that can be cut."""
+        """Return the largest rank that can be cut."""
         return self.reduce.shape[-1]
 
     def cut(self, rank: int) -> Factors:

@@ -43,7 +43,7 @@ class Built:
 
 
 def build(config: RunConfig, plan: RankPlan) -> Built:
-    """The teacher and a student whose first ``config.bench.blocks`` blocks of the plan are compressed.
+    """Return the teacher and a student whose first ``config.bench.blocks`` blocks of the plan are compressed.
 
     :raises ConfigError: for a model that cannot be loaded, or some of the blocks where an end is compressed.
     """
@@ -71,7 +71,7 @@ def _may_be_cut(config: RunConfig, meta: Any, whole: ModelShape, touched: tuple[
 
 
 def cut(architecture: Mapping[str, Any], known: Any, layers: int) -> dict[str, Any]:
-    """An architecture with its first layers only; what it says of each layer is cut too.
+    """Return an architecture with its first layers only; what it says of each layer is cut too.
 
     :param known: its transformers configuration, which says what the family calls the number of layers.
     """

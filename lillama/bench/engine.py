@@ -95,5 +95,5 @@ def random_tokens(sequences: int, length: int, vocabulary: int, seed: int = 0) -
 
 
 def gpu_name(device: torch.device) -> str | None:
-    """The name of the GPU that a device is; None for a CPU."""
+    """Return the name of the GPU that a device is; None for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None

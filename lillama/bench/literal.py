@@ -66,7 +66,7 @@ class LiteralDistillation:
 
 
 def _activations(model: nn.Module, layers: nn.Module, ids: Tensor) -> list[dict[str, Any]]:
-    """Every layer's input, other arguments and output in a pass over the whole model."""
+    """Return every layer's input, other arguments and output in a pass over the whole model."""
     found: list[dict[str, Any]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -45,7 +45,7 @@ def llama_like(shape: ModelShape, ranks: Mapping[str, int]) -> bool:
 
 
 def attention_flops(config: Any, *, sequences: int, length: int) -> int:
-    """The two products of one block's attention over the whole square; 0 for a model without heads."""
+    """Return the two products of one block's attention over the whole square; 0 for a model without heads."""
     heads = getattr(config, "num_attention_heads", None)
     if not heads:
         return 0
@@ -54,7 +54,7 @@ def attention_flops(config: Any, *, sequences: int, length: int) -> int:
 
 
 def needed_flops(shape: ModelShape, ranks: Mapping[str, int], settings: Settings) -> int:
-    """The operations of one update of all blocks (Section 4).
+    """Return the operations of one update of all blocks (Section 4).
 
     The teacher runs up to the last compressed block. A compressed block runs forward and backward for every feed; the
     first one sees the same from teacher and student, once. Blocks between compressed ones run once more for the
@@ -80,11 +80,11 @@ class _Work:
     settings: Settings
 
     def dense(self, index: int) -> int:
-        """The teacher's block, forward."""
+        """Return the teacher's block, forward."""
         return self.settings.attention + sum(self._product(t, *t.shape) for t in self._matrices(index))
 
     def compressed(self, index: int) -> int:
-        """The student's block, forward."""
+        """Return the student's block, forward."""
         return self.settings.attention + sum(self._forward(t) for t in self._matrices(index))
 
     def backward(self, index: int) -> int:
@@ -127,6 +127,6 @@ def _last(target: Target) -> str:
 
 
 def names_of(shape: ModelShape, blocks: Iterable[int]) -> set[str]:
-    """The matrices of these blocks."""
+    """Return the matrices of these blocks."""
     wanted = set(blocks)
     return {target.name for target in shape.every if target.block in wanted}

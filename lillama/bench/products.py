@@ -86,7 +86,7 @@ class Recorder(TorchDispatchMode):
 
 
 def operator_name(func: Any) -> str:
-    """An operator's name without its library: ``mm``."""
+    """Return an operator's name without its library: ``mm``."""
     return str(func._schema.name.partition("::")[2])
 
 
@@ -96,7 +96,7 @@ def is_product(name: str) -> bool:
 
 
 def product_flops(name: str, tensors: Sequence[Tensor]) -> int:
-    """The floating-point operations of one call, a multiplication with its addition counted as two.
+    """Return the floating-point operations of one call, a multiplication with its addition counted as two.
 
     An attention counts as its matrix products over the whole square, causal or not; its backward pass as five
     products, because fused kernels compute the scores anew (as in ``torch.utils.flop_counter``).
@@ -154,7 +154,7 @@ class Replay:
         return tree_unflatten(leaves, product.structure)
 
     def _placed(self, layout: Layout, taken: dict[torch.dtype, int]) -> Tensor:
-        """A tensor with this layout behind what is taken of its pool already."""
+        """Return a tensor with this layout behind what is taken of its pool already."""
         start = taken.get(layout.dtype, 0)
         taken[layout.dtype] = start + _aligned(layout.span)
         return self._pool(layout.dtype).as_strided(layout.shape, layout.stride, start)

@@ -28,7 +28,7 @@ class Projection:
 def project(
     *, tokens: int, tokens_per_second: float, measured_flops: int, all_flops: int, device: str, gpu: str | None
 ) -> Projection:
-    """The projection of a measured speed.
+    """Return the projection of a measured speed.
 
     :param measured_flops: what one batch needs with the blocks that were measured; :param all_flops: with all of the
         plan's.

@@ -72,7 +72,7 @@ def one_line(name: str, found: dict[str, Any]) -> str:
 
 
 def _literal(config: RunConfig, built: Built, engine: Engine) -> tuple[Literal | None, list[str]]:
-    """The reference, or why there is none."""
+    """Return the reference, or why there is none."""
     why = None
     if not config.bench.literal:
         why = "bench.literal=false"

@@ -36,7 +36,7 @@ OPERATIONS = _at("bench", "flops", "recorded")
 
 
 def total_seconds(result: Mapping[str, Any]) -> float | None:
-    """The wall time of all stages."""
+    """Return the wall time of all stages."""
     return sum(result["seconds"].values()) if result.get("seconds") else None
 
 
@@ -74,7 +74,7 @@ def labels(found: Sequence[Cell]) -> list[str]:
 
 
 def bench_table(found: Sequence[Cell], paper: Mapping[str, str]) -> str:
-    """All cells as a markdown table; a column that no cell has a figure for is left out.
+    """Return all cells as a markdown table; a column that no cell has a figure for is left out.
 
     :param paper: minutes by model (:func:`paper_minutes`); they stand in the last column, whatever was measured.
     """
@@ -96,7 +96,7 @@ def bench_table(found: Sequence[Cell], paper: Mapping[str, str]) -> str:
 
 
 def paper_minutes(strategy: str = "bottom") -> dict[str, str]:
-    """The paper's times by printed model (Table 9), each with its hardware."""
+    """Return the paper's times by printed model (Table 9), each with its hardware."""
     rows = printed_table([PAPER]).rows
     return {row["Model"]: f"{row[strategy.capitalize()].removesuffix('min')} ({strategy}, one A100)" for row in rows}
 
@@ -128,7 +128,7 @@ def _number(text: str) -> float | None:
 
 
 def _of_the_first(found: Sequence[Cell]) -> Figure:
-    """The wall time of a cell over that of the first: what a cache saves. For sweeps that measure no engine."""
+    """Return the wall time of a cell over that of the first: what a cache saves. For sweeps that measure no engine."""
     first = total_seconds(found[0].result or {})
 
     def get(result: Mapping[str, Any]) -> float | None:

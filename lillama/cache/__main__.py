@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(root: Path) -> str:
-    """A line a kind: how many entries, their size, when one was last used; and their sum."""
+    """Return a line a kind: how many entries, their size, when one was last used; and their sum."""
     found = entries(root)
     lines = [f"{root}", f"{'kind':<8} {'entries':>8} {'size':>10}  last used"]
     lines += [_line(kind, [entry for entry in found if entry.kind == kind]) for kind in KINDS]
@@ -72,7 +72,7 @@ def _size(found: Sequence[Entry]) -> str:
 
 
 def _folder(name: str) -> Path:
-    """A folder's name as it is given; an empty one would be the current folder.
+    """Return a folder's name as it is given; an empty one would be the current folder.
 
     :raises argparse.ArgumentTypeError: for an empty name.
     """

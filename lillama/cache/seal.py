@@ -10,7 +10,7 @@ SEAL = "seal.json"
 
 
 def checksum(kind: str, key: str, content: bytes | Path) -> str:
-    """SHA-256 of an entry's kind, its key and its content (bytes, or those of a file).
+    """Return the SHA-256 of an entry's kind, its key and its content (bytes, or those of a file).
 
     :raises OSError: for a file that cannot be read.
     """

@@ -38,7 +38,7 @@ class Cache:
 
     @classmethod
     def at(cls, folder: str, limit_gb: float) -> "Cache":
-        """The cache of a configuration's ``cache_dir`` and ``cache_limit_gb`` (10^9 bytes)."""
+        """Return the cache of a configuration's ``cache_dir`` and ``cache_limit_gb`` (10^9 bytes)."""
         return cls(Path(folder).expanduser(), int(limit_gb * 1e9))
 
     def read(self, kind: str, key: str, load: Callable[[Path], Content]) -> Content | None:

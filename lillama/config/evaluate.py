@@ -169,7 +169,7 @@ class StableRankConfig:
 
 
 def domain_key(name: str) -> str:
-    """The configuration group of one of the domains' texts, as errors name it."""
+    """Return the configuration group of one of the domains' texts, as errors name it."""
     return f"evaluate.domains.texts.{name}"
 
 

@@ -58,7 +58,7 @@ def check_path(key: str, value: str) -> None:
 
 
 def _values(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Every value that is no group, with its key as the command line writes it."""
+    """Yield every value that is no group, with its key as the command line writes it."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             if field.name not in FREE:

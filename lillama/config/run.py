@@ -138,7 +138,7 @@ class RunConfig:
 
     @property
     def finetune_data(self) -> DataConfig:
-        """The text of the fine-tuning: its own, or what the run calibrates on."""
+        """Return the text of the fine-tuning: its own, or what the run calibrates on."""
         own = self.finetune.data
         if own.source is not Source.calibration:
             return own
@@ -162,5 +162,5 @@ class RunConfig:
 
     @property
     def writer(self) -> ModelConfig:
-        """The model that writes ``data=generated``: the dense one, where there is one."""
+        """Return the model that writes ``data=generated``: the dense one, where there is one."""
         return self.model if Stage.init in self.stages else self.baseline or self.model

@@ -98,7 +98,7 @@ SCHEMAS: dict[str | None, dict[str, type]] = {
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """A configuration as plain values, enums by name: for YAML, JSON and hashes.
+    """Return a configuration as plain values, enums by name: for YAML, JSON and hashes.
 
     What an experiment reports of its runs is left out: no run depends on it.
     """
@@ -120,7 +120,7 @@ def _plain(value: Any, hint: Any) -> Any:
 
 
 def _hints(config: Any) -> Iterable[tuple[str, Any]]:
-    """The fields of a configuration with their types."""
+    """Return the fields of a configuration with their types."""
     schema: Any = type(config)
     return _hints_of(schema)
 
@@ -132,12 +132,12 @@ def _hints_of(schema: Any) -> list[tuple[str, Any]]:
 
 
 def _either(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a type."""
+    """Return the alternatives of a type."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _inner(hint: Any) -> Any:
-    """The type of what a list or a mapping holds."""
+    """Return the type of what a list or a mapping holds."""
     return next((get_args(one)[-1] for one in _either(hint) if get_args(one)), None)
 
 

@@ -57,7 +57,7 @@ class TextConfig:
 
     @property
     def wanted(self) -> slice:
-        """The rows that are read."""
+        """Return the rows that are read."""
         start, _, stop = (self.rows or ":").partition(":")
         return slice(int(start) if start else None, int(stop) if stop else None)
 

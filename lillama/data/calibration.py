@@ -28,10 +28,10 @@ class Calibration(Protocol):
         """Hash the examples."""
 
     def head(self, tokens: int) -> "Calibration":
-        """The first examples, as many as it takes to hold at least this many tokens, or all."""
+        """Return the first examples, as many as it takes to hold at least this many tokens, or all."""
 
     def batches(self, size: int, device: torch.device | str) -> Iterator[Batch]:
-        """The examples in batches of at most ``size``."""
+        """Return the examples in batches of at most ``size``."""
 
 
 def described(data: Calibration) -> dict[str, Any]:

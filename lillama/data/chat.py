@@ -64,7 +64,7 @@ def _with_system(turns: list[Turn], tokenizer: Any) -> str:
 
 
 def _variants(turns: list[Turn]) -> Iterator[list[Turn]]:
-    """The same conversation in the forms that templates differ in, the usual one first."""
+    """Yield the same conversation in the forms that templates differ in, the usual one first."""
     called = any(turn.get("tool_calls") for turn in turns)
     forms = [[_with_objects(turn) for turn in turns], turns] if called else [turns]
     yield from forms

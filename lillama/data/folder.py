@@ -87,7 +87,7 @@ def _split(folder: Path, split: str, key: str) -> Path:
 
 
 def _saved(folder: Path, key: str) -> list[Path]:
-    """The files that a saved dataset names; others beside them are leftovers of the library's own cache."""
+    """Return the files that a saved dataset names; others beside them are leftovers of the library's own cache."""
     where = f"{key}.path={folder / STATE}"
     try:
         names = [entry["filename"] for entry in json.loads((folder / STATE).read_text())["_data_files"]]

@@ -81,7 +81,7 @@ def _joined(texts: RowTexts) -> str | None:
 
 
 def _shuffled_windows(config: DataConfig, text: str, tokenizer: Any) -> Iterator[Sequence[int]]:
-    """A text cut into windows; the windows are shuffled, since its rows belong together."""
+    """Yield a text cut into windows; the windows are shuffled, since its rows belong together."""
     windows = _windows(encode(text, tokenizer, special=True), config.seq_len)
     tail = windows.pop() if windows and len(windows[-1]) < config.seq_len else None
     for index in ordered(len(windows), config.order, config.seed):

@@ -75,7 +75,7 @@ class Records(Rows):
         self._count += 1
 
     def _record(self, index: int) -> tuple[int, bytes]:
-        """The line and the bytes of a record; those that follow each other are read in one go."""
+        """Return the line and the bytes of a record; those that follow each other are read in one go."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         if index != self._next:
@@ -88,7 +88,7 @@ class Records(Rows):
 
 
 def _read(file: Utf8File, group: Group, offset: int, line: int) -> Iterator[tuple[int, int, bytes]]:
-    """The records from an offset on that are not blank, each with its offset and the number of its first line."""
+    """Yield the records from an offset on that are not blank, each with its offset and the number of its first line."""
     with file.path.open("rb") as source:
         source.seek(offset)
         for lines in group(source):
@@ -169,17 +169,17 @@ def _cells(text: str, delimiter: str) -> list[str]:
 
 
 def one_line(file: BinaryIO) -> Iterator[list[bytes]]:
-    """A record is a line."""
+    """Take each line as a record."""
     return ([line] for line in file)
 
 
 def all_lines(file: BinaryIO) -> Iterator[list[bytes]]:
-    """A record is all that there is."""
+    """Take all that there is as one record."""
     return iter([[file.read()]])
 
 
 def quoted_lines(file: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """A record is as many lines as it takes to close every quotation mark."""
+    """Yield as a record as many lines as it takes to close every quotation mark."""
     lines: list[bytes] = []
     quoted = False
     for line in file:
@@ -193,7 +193,7 @@ def quoted_lines(file: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def passages(file: BinaryIO) -> Iterator[list[bytes]]:
-    """A record is a passage that ends at a blank line, or where there is none for long, at any."""
+    """Yield as a record a passage that ends at a blank line, or where there is none for long, at any."""
     lines: list[bytes] = []
     size = 0
     while line := file.readline(LONGEST_PASSAGE):

@@ -143,7 +143,7 @@ def turns_of(row: Row, system: SystemTurns) -> list[Turn]:
 
 
 def _turn(turn: Row) -> Turn:
-    """A turn as chat templates take it; what is null stays out."""
+    """Return a turn as chat templates take it; what is null stays out."""
     role, content = _said(turn)
     made: Turn = {"role": ROLES.get(role, role), "content": _words(content) or ""}
     if calls := _calls(turn):
@@ -158,7 +158,7 @@ def _said(turn: Row) -> tuple[Any, Any]:
 
 
 def _words(content: Any) -> str | None:
-    """The text of a turn's content: a string, or a list of parts.
+    """Return the text of a turn's content: a string, or a list of parts.
 
     :raises TypeError: for a part that is no text.
     """
@@ -179,7 +179,7 @@ def _part_words(part: Any) -> str:
 
 
 def _calls(turn: Row) -> list[Row]:
-    """The calls of tools in a turn, each with its ``function``; OpenAI's older ``function_call`` is one.
+    """Return the calls of tools in a turn, each with its ``function``; OpenAI's older ``function_call`` is one.
 
     :raises TypeError: for a call without a function's name.
     """

@@ -50,7 +50,7 @@ def transcripts(folder: Path, key: str, columns: Sequence[str] = TRANSCRIPT_COLU
 
 
 def _listings(folder: Path) -> list[tuple[Path, Format]]:
-    """The listings of a folder; what is called metadata and is no table, as metadata.txt, is none."""
+    """Return the listings of a folder; what is called metadata and is no table, as metadata.txt, is none."""
     files = (file for file in sorted(folder.iterdir()) if file.name.lower().startswith(METADATA_STEM))
     named = ((file, format_of(file)) for file in files if file.is_file())
     return [(file, form) for file, form in named if form is not None and form is not Format.text]
@@ -67,7 +67,7 @@ def _listed(folder: Path, row: Any, columns: Sequence[str], rows: Rows, index: i
 
 
 def _spoken(file: Path, where: str) -> Iterator[tuple[Path, str]]:
-    """The lines of a LibriSpeech transcript: a name, a space, what is said."""
+    """Yield the lines of a LibriSpeech transcript: a name, a space, what is said."""
     lines = Records(held := utf8_file(file, where), Form(one_line, str.strip, held.start), where)
     for index in range(len(lines)):
         name, _, text = lines[index].partition(" ")
@@ -75,7 +75,7 @@ def _spoken(file: Path, where: str) -> Iterator[tuple[Path, str]]:
 
 
 def read_sound(sound: Sound, rate: int, *, key: str, name: str) -> np.ndarray:
-    """The samples [n] of a sound, its channels averaged, as float32.
+    """Return the samples [n] of a sound, its channels averaged, as float32.
 
     :param rate: what the model hears, in Hz. :param key: the configuration group, for errors. :param name: of the
         sound, for errors.
@@ -101,7 +101,7 @@ def check_sound(sound: Sound, rate: int, *, key: str, name: str) -> None:
 
 
 def sound_library(asked: str) -> Any:
-    """The library that reads sound files; ``asked`` is the setting that needs it.
+    """Return the library that reads sound files; ``asked`` is the setting that needs it.
 
     :raises ConfigError: where it is not installed.
     """

@@ -50,12 +50,12 @@ class SpeechClips:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the sound and the token ids."""
+        """Return the SHA-256 of the sound and the token ids."""
         parts = [path_digest(clip.file) + json.dumps(clip.ids) for clip in self.clips]
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def head(self, tokens: int) -> "SpeechClips":
-        """The first clips, as many as it takes to hold at least ``tokens`` tokens, or all."""
+        """Return the first clips, as many as it takes to hold at least ``tokens`` tokens, or all."""
         return replace(self, clips=_until(self.clips, tokens))
 
     def batches(self, size: int, device: torch.device | str) -> Iterator[Batch]:
@@ -76,7 +76,7 @@ class SpeechClips:
 
 
 def speech_clips(config: DataConfig, processor: Any) -> SpeechClips:
-    """The clips of a folder in the configured order, until their transcripts hold ``config.tokens`` tokens
+    """Return the clips of a folder in the configured order, until their transcripts hold ``config.tokens`` tokens
     (null: all).
 
     :func:`lillama.data.sound.transcripts` says what the folder holds. Transcripts are cut at ``config.seq_len`` tokens.

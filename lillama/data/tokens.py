@@ -46,12 +46,12 @@ class TokenBlocks:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the token stream."""
+        """Return the SHA-256 of the token stream."""
         parts = (self.ids.astype("<i4").tobytes(), self.lengths.astype("<i4").tobytes())
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def head(self, tokens: int) -> "TokenBlocks":
-        """The first blocks, as many as it takes to hold at least ``tokens`` tokens, or all."""
+        """Return the first blocks, as many as it takes to hold at least ``tokens`` tokens, or all."""
         enough = int(np.searchsorted(self.lengths.cumsum(), tokens)) + 1
         return replace(self, ids=self.ids[:enough], lengths=self.lengths[:enough])
 
@@ -68,7 +68,7 @@ class TokenBlocks:
 
 
 def token_blocks(config: DataConfig, tokenizer: Any, cache: Cache) -> TokenBlocks:
-    """The blocks of a calibration text, from the cache where it has them; of several processes, one makes them.
+    """Return the blocks of a calibration text, from the cache where it has them; of several processes, one makes them.
 
     :raises ConfigError: for unreadable data, or data with fewer tokens than ``config.tokens``.
     """

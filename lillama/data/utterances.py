@@ -128,7 +128,7 @@ def _transcript_column(config: WerConfig, names: Sequence[str]) -> str:
 
 
 def _undecoded(rows: Any, where: str) -> Any:
-    """The sounds as files: the decoding of datasets needs a package more, and would resample in silence."""
+    """Return the sounds as files: the decoding of datasets needs a package more, and would resample in silence."""
     import datasets
 
     try:

@@ -68,7 +68,7 @@ class Lesson:
 
     @classmethod
     def of(cls, config: DistillConfig, loss: LossConfig) -> "Lesson":
-        """The lesson of a configuration."""
+        """Return the lesson of a configuration."""
         return cls(loss.inputs, loss.reduction is Reduction.sum, config.mask_padding)
 
     @property
@@ -78,12 +78,12 @@ class Lesson:
 
 
 def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:
-    """A learner for every block of the student."""
+    """Return a learner for every block of the student."""
     return {index: make_learner(student, index, config, loss) for index in student.blocks}
 
 
 def make_learner(student: Student, index: int, config: DistillConfig, loss: LossConfig) -> BlockLearner:
-    """A learner for a block of the student, with master weights where they are asked for."""
+    """Return a learner for a block of the student, with master weights where they are asked for."""
     function = partial(_summed, config=loss)
     come_to_stay(student.blocks[index])
     parameters = student.trained_parameters(index, config.train)
@@ -163,12 +163,12 @@ def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge:
 
 
 def span(learners: Mapping[int, Any]) -> range:
-    """All blocks from the first that learns to the last."""
+    """Return all blocks from the first that learns to the last."""
     return range(min(learners), max(learners) + 1)
 
 
 def parts(batch: Batch, size: int | None) -> Iterator[Batch]:
-    """A batch in parts of at most ``size`` sequences."""
+    """Return a batch in parts of at most ``size`` sequences."""
     step = size or len(batch)
     return (batch.rows(start, start + step) for start in range(0, len(batch), step))
 

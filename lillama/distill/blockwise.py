@@ -119,7 +119,7 @@ class _Course:
         return tokens * self.config.epochs * len(self.student.blocks)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
-        """Every batch with its number."""
+        """Return every batch with its number."""
         return enumerate(self.data.batches(self.config.batch_size, self.device))
 
     def parts(self, number: int, batch: Batch) -> Iterator[tuple[int, Batch]]:
@@ -253,7 +253,7 @@ class _Course:
         return learn_batch(self.blocks, only, part, self.lesson, update=update, whole=whole, wanted=wanted, edge=edge)
 
     def _heldout_loss(self, learner: BlockLearner) -> float:
-        """The mean loss of the batches that are held out."""
+        """Return the mean loss of the batches that are held out."""
         learner.block.eval()
         total = torch.zeros((), device=self.device)
         for number, batch in self.batches():
@@ -290,12 +290,12 @@ class _Course:
         return self._with_teacher(index, edge, teacher_on(self.blocks, part, [index], edge))
 
     def _with_teacher(self, index: int, edge: Edge, ahead: Edge) -> Edge:
-        """An edge with the teacher's side past a block; what the student's side begins from there is kept."""
+        """Return an edge with the teacher's side past a block; what the student's side begins from there is kept."""
         place, student = self.blocks.place(index), dict(edge.student)
         if self._diverges(index, edge) and place in edge.teacher:
             student.setdefault(place, hidden_states(edge.teacher[place]))
         return Edge(ahead.teacher, student)
 
     def _kept(self, index: int, edge: Edge) -> dict[int, Tensor]:
-        """The student's states that are still needed past a block: the embedding's are not."""
+        """Return the student's states that are still needed past a block: the embedding's are not."""
         return {place: hidden for place, hidden in edge.student.items() if place > EMBEDDING or index == EMBEDDING}

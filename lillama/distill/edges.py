@@ -20,7 +20,7 @@ class Edges:
         self._store = ActivationStore(folder if place is Place.disk else None, device, setting=setting)
 
     def __getitem__(self, number: int) -> Edge:
-        """The edge of a batch, on the device."""
+        """Return the edge of a batch, on the device."""
         return Edge(*self._store[number]) if number in self._store else Edge()
 
     def __setitem__(self, number: int, edge: Edge) -> None:

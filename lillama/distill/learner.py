@@ -114,7 +114,7 @@ class BlockLearner:
         return lower
 
     def state(self) -> dict[str, Any]:
-        """All that going on takes: weights, moments, the weights to keep; tensors are the learner's own."""
+        """Return all that resuming takes: weights, moments, the weights to keep; tensors are the learner's own."""
         values = [parameter.detach() for parameter in self.parameters]
         return {"parameters": values, "optimizer": self.optimizer.state_dict(), "best": self._best}
 
@@ -132,7 +132,7 @@ class BlockLearner:
     def _calls(
         self, call: BlockCall, feeds: Sequence[Feed], layout: Layout
     ) -> Iterator[tuple[BlockCall, Sequence[Feed]]]:
-        """The calls that it takes, each with the feeds in its batch: one, where the feeds can be joined."""
+        """Yield the calls that it takes, each with the feeds in its batch: one, where the feeds can be joined."""
         several = self.merge and len(feeds) > 1
         joined = call.joined([(feed.hidden, feed.context) for feed in feeds], layout) if several else None
         if joined is not None:

@@ -78,7 +78,7 @@ class Team:
         return bool(found.item())
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a tensor over the processes of shared batches."""
+        """Return the sum of a tensor over the processes of shared batches."""
         if self.mode is Parallel.data:
             dist.all_reduce(values)
         return values
@@ -103,7 +103,7 @@ class Team:
                 dist.broadcast(tensor.data, src=source)
 
     def collect(self, value: Any) -> list[Any]:
-        """Every process's value, for the main one; for the others, nothing."""
+        """Return every process's value, for the main one; for the others, nothing."""
         if self.size == 1:
             return [value]
         found = [None] * self.size if self.main else None

@@ -31,7 +31,7 @@ class Progress:
 
     @property
     def loss(self) -> float:
-        """The mean over the blocks."""
+        """Return the mean over the blocks."""
         return sum(self.losses.values()) / len(self.losses)
 
 
@@ -118,12 +118,12 @@ class Session:
 
 
 def as_parts(orders: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The part of a snapshot that holds the orders of columns of pivoted factors; none for plain ones."""
+    """Return the part of a snapshot that holds the orders of columns of pivoted factors; none for plain ones."""
     return {ORDERS: dict(orders)} if orders else {}
 
 
 def part_name(index: int) -> str:
-    """The name of a block's part of a snapshot; the input embedding's number is -1."""
+    """Return the name of a block's part of a snapshot; the input embedding's number is -1."""
     return f"block_{index:03d}" if index >= 0 else "embedding"
 
 
@@ -142,7 +142,7 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     def lap(self, tokens: int) -> float:
-        """The speed since the last lap."""
+        """Return the speed since the last lap."""
         now = time.perf_counter()
         seconds, self._began = now - self._began, now
         return tokens / seconds

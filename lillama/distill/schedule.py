@@ -6,7 +6,7 @@ from lillama.config import LearningRate
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float, shape: LearningRate) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
     Rises linearly over the first ``warmup`` share of the steps, then stays, or falls to zero along a cosine.
 

@@ -46,7 +46,7 @@ class Snapshot:
 
     @property
     def parts(self) -> list[str]:
-        """The names of its parts."""
+        """Return the names of its parts."""
         return sorted(file.stem for file in self.folder.glob("*.pt"))
 
     def part(self, name: str, device: torch.device | str = "cpu") -> Any:
@@ -104,7 +104,7 @@ class Snapshots:
         self.made()
 
     def latest(self) -> Snapshot | None:
-        """The newest snapshot, to go on from; a word of it is logged.
+        """Return the newest snapshot, to go on from; a word of it is logged.
 
         :raises ConfigError: where the folder holds those of another run.
         """
@@ -172,7 +172,7 @@ class Snapshots:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of torch's random numbers, on the CPU and on every GPU."""
+    """Return the state of torch's random numbers, on the CPU and on every GPU."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
 
@@ -184,7 +184,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def on_host(parts: Parts) -> Parts:
-    """A copy in host memory."""
+    """Return a copy in host memory."""
 
     def copied(value: Any) -> Any:
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

@@ -94,7 +94,7 @@ class StudentStream:
             self._student[place] = output
 
     def at(self, call: BlockCall) -> Tensor:
-        """The student's input of the block."""
+        """Return the student's input of the block."""
         return call.hidden if self.hidden is None else self.hidden
 
     def replay(self, call: BlockCall, block: nn.Module) -> Tensor:

@@ -81,7 +81,7 @@ class Teaching:
         return sums
 
     def _everywhere(self, losses: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The losses of the whole batch."""
+        """Return the losses of the whole batch."""
         order = sorted(losses)
         values = self.team.sum(torch.stack([losses[index].float() for index in order]))
         return dict(zip(order, values, strict=True))
@@ -112,7 +112,7 @@ class Teaching:
 
 
 def finite(losses: Mapping[int, Tensor], *, step: int, seen: int) -> dict[int, float]:
-    """The losses as numbers, in one go.
+    """Return the losses as numbers, in one go.
 
     :raises DivergedError: for one that is not finite; it names the block and the step.
     """

@@ -16,7 +16,7 @@ class Learning(Protocol):
     """Model that learns: a student, or one that is fine-tuned."""
 
     def in_place(self) -> AbstractContextManager[nn.Module]:
-        """The model as it is by now, ready to be measured."""
+        """Return the model as it is by now, ready to be measured."""
 
 
 class Curve:

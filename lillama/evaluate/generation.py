@@ -59,7 +59,7 @@ def cases_of(config: ThroughputConfig) -> list[Case]:
 
 
 def accepted(model: Any, case: Case, prompts: Tensor) -> tuple[Seconds, Tensor]:
-    """A pass; an error beyond the model's own length is a refusal.
+    """Run a pass; an error beyond the model's own length is a refusal.
 
     :raises ConfigError: for a length that the model refuses. A table of positions is looked at first, because on a GPU
         a position outside of it leaves a device that answers nothing any more.
@@ -79,7 +79,7 @@ def accepted(model: Any, case: Case, prompts: Tensor) -> tuple[Seconds, Tensor]:
 
 
 def _reach(model: Any, case: Case) -> int:
-    """The longest sequence that a case asks of one stack of a model."""
+    """Return the longest sequence that a case asks of one stack of a model."""
     if not model.config.is_encoder_decoder:
         return case.length + case.new_tokens
     return max(case.length, case.new_tokens) if case.new_tokens else (case.length + 1) // 2
@@ -93,7 +93,7 @@ def _has_position_table(model: Any, limit: int) -> bool:
 
 
 def prompts_of(model: Any, case: Case, ids: Tensor) -> Tensor:
-    """The first tokens of a text as prompts [b, t] where the model computes; a short text begins anew.
+    """Return the first tokens of a text as prompts [b, t] where the model computes; a short text begins anew.
 
     :raises ConfigError: for tokens beyond the model's vocabulary.
     """
@@ -113,7 +113,7 @@ def check_finite(logits: Tensor, role: str, case: Case) -> None:
 
 
 def forward(model: nn.Module, ids: Tensor) -> tuple[dict[str, float], Tensor]:
-    """The seconds of one pass without a cache, under ``forward``, and all its logits.
+    """Return the seconds of one pass without a cache, under ``forward``, and all its logits.
 
     :param ids: token ids [b, t]; an encoder-decoder reads the first half of each sequence and is told the second.
     """
@@ -125,7 +125,7 @@ def forward(model: nn.Module, ids: Tensor) -> tuple[dict[str, float], Tensor]:
 
 
 def generate(model: Any, ids: Tensor, new_tokens: int) -> tuple[dict[str, float], Tensor]:
-    """The seconds of one greedy generation, and the last logits [b, V].
+    """Return the seconds of one greedy generation, and the last logits [b, V].
 
     ``prefill`` goes from the call to the first logits, ``decode`` from there to the last: ``new_tokens - 1`` steps.
     No sequence ends early.
@@ -171,7 +171,7 @@ class Clock(LogitsProcessor):
 
 
 def now(device: torch.device) -> float:
-    """The time at which the device has done all that it was given."""
+    """Return the time at which the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -200,7 +200,7 @@ class PeakMemory:
         self.known = self.before <= _resident() + SLACK  # otherwise the system does not let one forget earlier peaks
 
     def bytes(self) -> int | None:
-        """The peak; None where the system does not tell."""
+        """Return the peak; None where the system does not tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return self.weights + host_peak() - self.before if self.known else None
@@ -212,13 +212,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """The bytes of parameters and buffers on the device where a model computes; what is tied counts once."""
+    """Return the bytes of parameters and buffers on the device where a model computes; what is tied counts once."""
     device = device_of(model)
     return sum(tensor.nbytes for tensor in tensors_of(model) if tensor.device == device)
 
 
 def _resident() -> int:
-    """The process's resident memory in bytes; 0 where the system does not tell."""
+    """Return the process's resident memory in bytes; 0 where the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

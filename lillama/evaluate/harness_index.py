@@ -35,7 +35,7 @@ def kept_manager(cache: Cache) -> TaskManager:
 
 
 def _files(folder: str) -> Iterator[tuple[str, int]]:
-    """The configurations of tasks, and when each was changed."""
+    """Yield the configurations of tasks, and when each was changed."""
     for entry in os.scandir(folder):
         if entry.is_dir():
             yield from _files(entry.path)
@@ -44,7 +44,7 @@ def _files(folder: str) -> Iterator[tuple[str, int]]:
 
 
 def _written(index: Mapping[str, Entry]) -> bytes | None:
-    """The index as JSON; None where that would not give the same index again."""
+    """Return the index as JSON; None where that would not give the same index again."""
     rows = [
         [entry.name, entry.kind.name, entry.yaml_path and str(entry.yaml_path), entry.cfg, sorted(entry.tags)]
         for entry in index.values()

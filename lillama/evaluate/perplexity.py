@@ -39,7 +39,7 @@ class MeasuredText:
 
 
 def measured_text(config: PerplexityConfig, tokenizer: Any, key: str = "evaluate.perplexity") -> MeasuredText:
-    """A text as tokens: its rows joined by blank lines, cut at ``max_tokens``.
+    """Return a text as tokens: its rows joined by blank lines, cut at ``max_tokens``.
 
     Of a long text only as much is read as the cut needs.
 
@@ -78,7 +78,7 @@ def _beginning(texts: RowTexts, characters: int | None) -> tuple[str, bool]:
 
 
 def _text_of(kept: Tensor, text: str, tokenizer: Any) -> str:
-    """The part of a text that its first tokens stand for."""
+    """Return the part of a text that its first tokens stand for."""
     if getattr(tokenizer, "is_fast", False):
         ends = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         return text[: ends[len(kept) - 1][1]]
@@ -143,7 +143,7 @@ class Window:
 
 
 def windows(tokens: int, seq_len: int, stride: int | None = None) -> list[Window]:
-    """The windows of a text of this many tokens; one that would predict nothing is left out."""
+    """Return the windows of a text of this many tokens; one that would predict nothing is left out."""
     found: list[Window] = []
     start = fresh = 0
     while fresh < tokens:
@@ -162,7 +162,7 @@ def _batches(found: Sequence[Window], size: int) -> Iterator[list[Window]]:
 
 
 def window_loss(model: nn.Module, ids: Tensor, *, skip: int = 0) -> tuple[float, int]:
-    """The summed negative log-likelihood of the windows ids [b, t], and over how many tokens.
+    """Return the summed negative log-likelihood of the windows ids [b, t], and over how many tokens.
 
     :param skip: how many predictions at the beginning of each do not count.
     """

@@ -40,13 +40,13 @@ def prefetch(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _members(name: str) -> list[str]:
-    """The tasks of a set, or the name itself."""
+    """Return the tasks of a set, or the name itself."""
     file = SETS / f"{name}.yaml"
     return list(OmegaConf.load(file).tasks) if file.is_file() else [name]
 
 
 def _write(place: Path, task: Any) -> Iterator[str]:
-    """The splits that were written, each with its number of rows."""
+    """Yield the splits that were written, each with its number of rows."""
     place.mkdir(parents=True, exist_ok=True)
     for split in dict.fromkeys(split for split in (getattr(task.config, key) for key in SPLITS) if split):
         rows = task.dataset[split]

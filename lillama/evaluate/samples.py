@@ -55,7 +55,7 @@ def samples(model: Any, tokenizer: Any, config: SamplesConfig, *, progress: bool
 
 
 def prompt_tokens(tokenizer: Any, config: SamplesConfig) -> list[list[int]]:
-    """The token ids of every prompt, through the chat template where that is asked for.
+    """Return the token ids of every prompt, through the chat template where that is asked for.
 
     :raises ConfigError: for a tokenizer without one, a template that refuses the prompt, a prompt without tokens.
     """
@@ -121,7 +121,7 @@ def _settings(model: Any, tokenizer: Any, config: SamplesConfig) -> GenerationCo
 
 
 def _special(model: Any, tokenizer: Any, name: str) -> Any:
-    """A special token's id (of those that end a text perhaps several), by the first that knows it."""
+    """Return a special token's id (of those that end a text perhaps several), by the first that knows it."""
     known = (model.generation_config, model.config.get_text_config(decoder=True), tokenizer)
     return next((getattr(one, name) for one in known if getattr(one, name, None) is not None), None)
 

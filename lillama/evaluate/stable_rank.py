@@ -30,7 +30,7 @@ Ranks = dict[str, dict[str, float | None]]  # by name: of the weight, of the out
 
 
 def stable_ranks(model: Any, ids: Tensor, config: StableRankConfig, *, progress: bool = False) -> dict[str, Any]:
-    """The stable ranks of every linear of the blocks, dense or low-rank, of its own outputs, and of the blocks'.
+    """Return the stable ranks of every linear of the blocks, dense or low-rank, of its own outputs, and of the blocks'.
 
     Of fused experts it is the mean over the experts, and there are no outputs (each sees tokens of its own). Outputs
     are those of the first whole sequences of the text, of which no more than ``config.tokens`` tokens are read; no
@@ -62,7 +62,7 @@ def stable_ranks(model: Any, ids: Tensor, config: StableRankConfig, *, progress:
 
 
 def _weights(blocks: Blocks, *, progress: bool) -> Ranks:
-    """The stable rank of every matrix, by its module's name (of fused experts, with the parameter's)."""
+    """Return the stable rank of every matrix, by its module's name (of fused experts, with the parameter's)."""
     found: Ranks = {}
     for index in tqdm(range(len(blocks)), desc="stable rank", unit="block", leave=False, disable=not progress):
         with at_work(blocks[index]):
@@ -74,7 +74,7 @@ def _weights(blocks: Blocks, *, progress: bool) -> Ranks:
 
 
 def _matrices(block: nn.Module, prefix: str) -> Iterator[tuple[str, Sequence[Tensor]]]:
-    """The matrices of a block by name: one, or one an expert; a low-rank one is multiplied out."""
+    """Yield the matrices of a block by name: one, or one an expert; a low-rank one is multiplied out."""
     for name, module in block.named_modules(prefix=prefix):
         if isinstance(module, LowRankLinear):
             yield name, [module.multiplied_out(torch.double)]

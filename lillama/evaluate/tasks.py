@@ -44,7 +44,7 @@ class Tasks:
 
 
 def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None, cache: Cache | None = None) -> Tasks:
-    """The configured tasks, their data read.
+    """Return the configured tasks, their data read.
 
     :param tasks_dir: the folder with their data; None for the Hub.
     :param cache: where the harness's index of its tasks is kept between runs.
@@ -79,12 +79,12 @@ def harness_tasks(config: ZeroShotConfig, tasks_dir: str | None, cache: Cache | 
 
 
 def metrics_of(task: Any) -> list[str]:
-    """The names of a task's metrics."""
+    """Return the names of a task's metrics."""
     return [metric["metric"] for metric in task.config.metric_list or []]
 
 
 def task_manager(cache: Cache | None = None) -> Any:
-    """The harness's index of its tasks, read once a process; in the cache the next finds it.
+    """Return the harness's index of its tasks, read once a process; in the cache the next finds it.
 
     :param cache: else the one of a run that names none.
     :raises ConfigError: where the harness is not installed.
@@ -133,7 +133,7 @@ def check_name(manager: Any, name: str, key: str = "tasks") -> None:
 
 
 def leaves_of(index: Mapping[str, Any], name: str) -> list[str]:
-    """The tasks that a task, group or tag stands for, by name; no data are read."""
+    """Return the tasks that a task, group or tag stands for, by name; no data are read."""
     entry = index[name]
     if entry.kind.name in ("TASK", "PY_TASK"):
         return [name]
@@ -149,7 +149,7 @@ class LocalData:
     folder: Path
 
     def place(self, name: str, entry: Any) -> Path | None:
-        """The folder of one task's data, if there is one."""
+        """Return the folder of one task's data, if there is one."""
         near = entry.yaml_path.parent.name if entry.yaml_path else name
         places = (self.folder / candidate for candidate in (name, near))
         return next((place for place in places if place.is_dir()), None)

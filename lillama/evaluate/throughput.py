@@ -58,7 +58,7 @@ class Book:
             self.missing[case] = why
 
     def forecast(self, case: Case) -> float:
-        """The least that a pass should take: in proportion to the longest length so far; 0 before the first."""
+        """Return the least that a pass should take: in proportion to the longest length so far; 0 before the first."""
         known = [(times[0][FORWARD], other.length) for other, times in self.seconds.items() if not other.new_tokens]
         if case.new_tokens or not known:
             return 0.0

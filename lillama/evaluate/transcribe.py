@@ -50,7 +50,7 @@ class Heard:
 def transcribe(
     model: Any, processor: Any, clips: Sequence[Utterance], config: WerConfig, *, progress: bool = False
 ) -> Heard:
-    """Every clip's text, greedily, in the order of the clips.
+    """Return every clip's text, greedily, in the order of the clips.
 
     :raises ConfigError: for a language or a length that the model does not have, or unreadable sound.
     :raises DivergedError: where logits are not finite.
@@ -110,7 +110,7 @@ def _hear(heard: Heard, model: Any, processor: Any, batch: Sequence[Utterance], 
 
 
 def _special(tokenizer: Any) -> Tensor:
-    """The ids of the tokens that are no text: they are left out of it."""
+    """Return the ids of the tokens that are no text: they are left out of it."""
     added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
     return torch.tensor([*tokenizer.all_special_ids, *added])
 

@@ -48,7 +48,7 @@ class Variant:
 
 
 def student_variants(student: Student) -> list[Variant]:
-    """The teacher as it is, and with the student's blocks in place."""
+    """Yield the teacher as it is, and with the student's blocks in place."""
     everything = tensors_of(student.teacher, *student.blocks.values())
 
     @contextmanager
@@ -84,7 +84,7 @@ def random_variants(
 
 
 def tensors_of(*models: nn.Module) -> list[Tensor]:
-    """All parameters and buffers; what is tied comes once."""
+    """Return all parameters and buffers; what is tied comes once."""
     return list({id(tensor): tensor for tensor in chain.from_iterable(map(_tensors, models))}.values())
 
 
@@ -144,7 +144,7 @@ def _drawn(
 
 
 def _empty(config: ModelConfig, cache_dir: Path, form: FactorForm, ranks: Mapping[str, int]) -> nn.Module:
-    """The model in the run's dtype, without weights."""
+    """Return the model in the run's dtype, without weights."""
     known: Any = meta_model(config, cache_dir).config
     auto = AUTO_CLASSES[task_of(config, known)]
     with META:

@@ -83,7 +83,7 @@ def zero_shot(
 
 
 def version() -> str:
-    """The harness's version."""
+    """Return the harness's version."""
     return importlib.metadata.version(HARNESS)
 
 
@@ -124,7 +124,7 @@ class _Harness:
 
 
 def _language_model(model: Any, tokenizer: Any, config: ZeroShotConfig, *, progress: bool) -> Any:
-    """The harness's wrapper of a loaded model."""
+    """Return the harness's wrapper of a loaded model."""
     from lm_eval.models.huggingface import HFLM
 
     class Checked(HFLM):
@@ -163,7 +163,7 @@ def _language_model(model: Any, tokenizer: Any, config: ZeroShotConfig, *, progr
 
 
 def context_length(model: Any) -> float:
-    """The length at which the harness cuts a text's beginning off, by the model's configuration."""
+    """Return the length at which the harness cuts a text's beginning off, by the model's configuration."""
     known = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return known or math.inf
 
@@ -213,7 +213,7 @@ def _read(file: Path) -> Results:
 
 
 def _scores(tasks: Tasks, config: ZeroShotConfig, found: Mapping[str, Results]) -> dict[str, Any]:
-    """The score of every asked task, and of every group whose tasks are all done."""
+    """Return the score of every asked task, and of every group whose tasks are all done."""
     scores = {}
     for name in tasks.named:
         if name in found:
@@ -228,7 +228,7 @@ def _scores(tasks: Tasks, config: ZeroShotConfig, found: Mapping[str, Results]) 
 
 
 def _group_score(name: str, group: Any, members: Mapping[str, Results], config: ZeroShotConfig) -> Score:
-    """A group's own score, by the harness's own aggregation."""
+    """Return a group's own score, by the harness's own aggregation."""
     own = group.aggregate(
         {member: {**results, "sample_len": results["documents"]} for member, results in members.items()}
     )
@@ -258,7 +258,7 @@ def _score(name: str, version_: Any, results: Results, config: ZeroShotConfig) -
 
 
 def _chosen(name: str, keys: list[str], metric: str | None) -> str:
-    """The key of a task's score: the metric that is asked for, or the best known of those there are."""
+    """Return the key of a task's score: the metric that is asked for, or the best known of those there are."""
     for wanted in (metric,) if metric else (*PREFERRED, keys[0].partition(",")[0]):
         found = next((key for key in keys if key.partition(",")[0] == wanted), None)
         if found is not None:
@@ -267,7 +267,7 @@ def _chosen(name: str, keys: list[str], metric: str | None) -> str:
 
 
 def mean_of(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The plain mean of the tasks' scores, as the paper's tables have it, and the standard error of it."""
+    """Return the plain mean of the tasks' scores, as the paper's tables have it, and the standard error of it."""
     errors = [score["stderr"] for score in scores.values()]
     known = [error for error in errors if error is not None]
     count = len(errors)

@@ -46,5 +46,5 @@ def adaptable(model: Any) -> Iterator[str]:
 
 
 def merge_adapters(adapted: Any) -> nn.Module:
-    """The model with its updates added to the matrices that they stood beside, and no adapter any more."""
+    """Return the model with its updates added to the matrices that they stood beside, and no adapter any more."""
     return adapted.merge_and_unload()

@@ -115,7 +115,7 @@ def _training(tuned: Tuned, config: FinetuneConfig) -> Iterator[None]:
 
 
 def _checkpointing(model: Any, do: str) -> Callable[..., None]:
-    """The method by its new name, where this transformers has it."""
+    """Return the method by its new name, where this transformers has it."""
     return getattr(model, f"activation_checkpointing_{do}", None) or getattr(model, f"gradient_checkpointing_{do}")
 
 
@@ -150,7 +150,7 @@ def _update(
 
 
 def _gradients(tuned: Tuned, batch: Batch, loss_fn: Loss, size: int) -> float:
-    """The gradients of a batch's mean loss, summed over its parts; that loss."""
+    """Sum the gradients of a batch's mean loss over its parts, and return that loss."""
     loss_fn.of(batch)
     total = 0.0
     narrow = tuned.dtype is torch.bfloat16  # weights that learn are float32, and compute in what the model has

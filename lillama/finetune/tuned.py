@@ -51,7 +51,7 @@ class Tuned:
         return next(self.model.parameters()).device
 
     def orders(self) -> dict[str, torch.Tensor]:
-        """The orders of columns of pivoted factors, by a name of their own; they do not learn."""
+        """Return the orders of columns of pivoted factors, by a name of their own; they do not learn."""
         return orders_of(self.model)
 
     @contextmanager
@@ -68,7 +68,7 @@ class Tuned:
             self.model.train()
 
     def settle(self) -> nn.Module:
-        """The model when it has learnt: in its own numbers, adapters merged, in evaluation mode."""
+        """Return the model when it has learnt: in its own numbers, adapters merged, in evaluation mode."""
         self._narrowed()
         model = self.model if self._adapted is None else merge_adapters(self._adapted)
         return model.eval().requires_grad_(False)
@@ -90,6 +90,6 @@ def _within(name: str, scope: Scope) -> bool:
 
 
 def _factors(model: nn.Module) -> set[int]:
-    """The identities of the factors, and of the biases that they carry."""
+    """Return the identities of the factors, and of the biases that they carry."""
     pairs = (module for module in model.modules() if isinstance(module, LowRank))
     return {id(parameter) for pair in pairs for parameter in pair.factor_parameters()}

@@ -58,7 +58,7 @@ def start_factors(
     progress: bool = False,
     notes: StartNotes | None = None,
 ) -> dict[str, LowRank]:
-    """A low-rank module, by name, for every dense one that the plan replaces a matrix of.
+    """Return a low-rank module, by name, for every dense one that the plan replaces a matrix of.
 
     :param teacher: the dense model. :param ranks: name of a matrix to its rank.
     :param data: calibration tokens; only a start that looks at data needs them.

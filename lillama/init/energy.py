@@ -22,7 +22,7 @@ def output_energies(
     cache: FactorCache | None = None,
     progress: bool = False,
 ) -> dict[str, list[float]]:
-    """The eigenvalues of every named matrix's output second moment, descending, none below zero.
+    """Return the eigenvalues of every named matrix's output second moment, descending, none below zero.
 
     They are of E[y y^T] for y = W x with the ridge of :func:`feature_spectrum`; of an embedding, of the vectors that it
     gives. Fused experts share one rank, so theirs are summed over the experts that any token reached, or over all

@@ -27,7 +27,7 @@ def feature_start(
     progress: bool,
     notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
-    """The start of every matrix from the second moment of its inputs in the teacher."""
+    """Yield the start of every matrix from the second moment of its inputs in the teacher."""
     assert isinstance(config, FeatureConfig) and data is not None
     seen = data.head(config.tokens)
     weak: dict[str, int] = {}
@@ -48,7 +48,7 @@ def feature_spectra(
     progress: bool,
     form: FactorForm = FactorForm.plain,
 ) -> Iterator[tuple[str, FeatureSpectrum]]:
-    """The spectrum of every named matrix, of which its rank can be cut; those in the cache come first.
+    """Return the spectrum of every named matrix, of which its rank can be cut; those in the cache come first.
 
     :param data: the calibration tokens, all of which count. :param floor: of their moments (:func:`ridge`).
     :param form: of the factors that may be cut from what is kept.
@@ -70,7 +70,7 @@ class _Work:
     progress: bool
 
     def compute(self, names: Sequence[str]) -> Iterator[tuple[str, FeatureSpectrum]]:
-        """The spectra of the named matrices, from the moments of their inputs."""
+        """Yield the spectra of the named matrices, from the moments of their inputs."""
         for group in moment_groups(self.teacher, names):
             moments = input_moments(self.teacher, group, self.data, progress=self.progress)
             roots: dict[int, Tensor] = {}
@@ -78,7 +78,7 @@ class _Work:
                 yield name, self._spectrum(name, moments[name], roots)
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> FeatureSpectrum:
-        """A spectrum as the cache holds it."""
+        """Return a spectrum as the cache holds it."""
         weight = matrix_at_work(self.teacher, name)
         parts = {part: tensor.to(weight.device) for part, tensor in tensors.items()}
         return FeatureSpectrum(weight=weight, basis=parts["basis"], values=parts["values"], weak=parts.get("weak"))
@@ -98,7 +98,7 @@ class _Work:
 
 
 def _shared_root(roots: dict[int, Tensor], moment: Moment, floor: float) -> Tensor:
-    """The root of a moment, once: linears that share an input share it."""
+    """Return the root of a moment, once: linears that share an input share it."""
     if id(moment) not in roots:
         roots[id(moment)] = moment_root(moment.value, floor)
     return roots[id(moment)]

@@ -116,7 +116,7 @@ def reached_values(spectrum: TwoSidedSpectrum) -> Tensor:
 
 
 def _settings(config: KfacConfig) -> list[object]:
-    """The settings that the spectra depend on; the tokens are told by their hash."""
+    """Return the settings that the spectra depend on; the tokens are told by their hash."""
     numbers = [config.input_damping, config.output_damping, config.table_damping, config.shrinkage, config.seed]
     return [config.output.name, config.labels, *numbers]
 

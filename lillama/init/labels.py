@@ -74,7 +74,7 @@ class CalibrationLoss:
         return torch.where(predicted, drawn.clamp_max(logits.shape[-1] - 1), targets)
 
     def _masked(self, batch: Batch, number: int) -> tuple[Batch, Tensor]:
-        """A batch with some tokens masked, and those tokens as the targets."""
+        """Return a batch with some tokens masked, and those tokens as the targets."""
         real = torch.ones_like(batch.ids, dtype=torch.bool) if batch.mask is None else batch.mask
         if self.mask_token is None:
             return batch, batch.ids.masked_fill(~real, NOT_PREDICTED)

@@ -55,7 +55,7 @@ def measured_energies(
 
 
 def _first(data: Calibration, sequences: int, device: torch.device) -> list[Batch]:
-    """The first sequences, in batches."""
+    """Return the first sequences, in batches."""
     taken: list[Batch] = []
     for batch in data.batches(BATCH, device):
         left = sequences - sum(map(len, taken))
@@ -72,7 +72,7 @@ def _probed(weight: Tensor, probe: float) -> int:
 
 @torch.no_grad()
 def _log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
-    """The log-probabilities [n, V] at the positions that predict a token."""
+    """Return the log-probabilities [n, V] at the positions that predict a token."""
     arguments, targets = predictions(model, batch)
     logits = model(**arguments).logits
     return F.log_softmax(logits[targets != NOT_PREDICTED].float(), -1)

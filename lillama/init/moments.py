@@ -41,7 +41,7 @@ def moment_groups(model: nn.Module, names: Sequence[str], limit: int = MOMENT_BY
 def input_moments(
     model: nn.Module, names: Sequence[str], data: Calibration, *, batch_size: int = 4, progress: bool = False
 ) -> dict[str, InputMoment]:
-    """The moments of the named matrices' inputs; linears that share an input share a moment.
+    """Return the moments of the named matrices' inputs; linears that share an input share a moment.
 
     Padding does not count. Nothing above the last block that holds one of the matrices is run.
     """
@@ -77,7 +77,7 @@ class InputCollector:
         self.memory: Tensor | None = None  # an encoder's output, which a decoder's cross-attention projects
 
     def hooks(self, names: Sequence[str]) -> Iterable[Any]:
-        """The hooks that collect while the model runs."""
+        """Yield the hooks that collect while the model runs."""
         fused: dict[str, list[str]] = {}
         for name in names:
             module, parameter = owner(self.model, name)

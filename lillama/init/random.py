@@ -25,7 +25,7 @@ def random_start(
     progress: bool,
     notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
-    """The start of every matrix by seeded normal numbers, drawn on the CPU: the same on every device."""
+    """Yield the start of every matrix by seeded normal numbers, drawn on the CPU: the same on every device."""
     assert isinstance(config, RandomConfig)
     for name, rank in ranks.items():
         generator = torch.Generator().manual_seed(config.seed + zlib.crc32(name.encode()))

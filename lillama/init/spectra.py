@@ -33,7 +33,7 @@ class FactorCache:
 
 
 def factor_cache(cache: Cache, config: ModelConfig, teacher: Any, *, seed: int) -> FactorCache:
-    """The factorisations of a loaded model.
+    """Return the factorisations of a loaded model.
 
     :param config: what it was loaded by. :param teacher: the model. :param seed: of random weights.
     """
@@ -75,7 +75,7 @@ def kept_columns(teacher: nn.Module, ranks: Mapping[str, int], form: FactorForm 
 def spectra(
     method: Method[Spectrum], ranks: Mapping[str, int], cache: FactorCache | None
 ) -> Iterator[tuple[str, Spectrum]]:
-    """The spectrum of every matrix, those in the cache first, each with at least the columns of its rank.
+    """Yield the spectrum of every matrix, those in the cache first, each with at least the columns of its rank.
 
     What is missing is made by one process at a time, and kept as soon as it is made: a killed start goes on from there.
     """

@@ -23,7 +23,7 @@ def svd_start(
     progress: bool,
     notes: StartNotes,
 ) -> Iterator[tuple[str, Factors]]:
-    """The start of every matrix by its truncated SVD."""
+    """Yield the start of every matrix by its truncated SVD."""
     assert isinstance(config, SvdConfig)
     columns = kept_columns(teacher, ranks)
 

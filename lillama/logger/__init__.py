@@ -38,7 +38,7 @@ def make_logger(
     settings: dict[str, Any],
     resume: Mapping[str, Any] | None = None,
 ) -> Logger:
-    """The logger of a run; ``group`` is the sweep's name, ``settings`` the whole configuration.
+    """Return the logger of a run; ``group`` is the sweep's name, ``settings`` the whole configuration.
 
     :param resume: to go on with a run: its logger's state, and the ``tokens`` it had seen.
     """

@@ -61,7 +61,7 @@ class WandbLogger:
         self._run.log({**metrics, "tokens": tokens})
 
     def state(self) -> dict[str, Any]:
-        """The run's id: a run that goes on stays one run."""
+        """Return the run's id: a run that goes on stays one run."""
         return {"id": self._run.id}
 
     def finish(self, summary: Mapping[str, Any], *, failed: bool = False) -> None:
@@ -83,7 +83,7 @@ def _mode(asked: str | None, server: str) -> str:
 
 
 def _first_that_begins(begin: Callable[[str], Any], modes: Sequence[str]) -> Any:
-    """The run in the first of the modes in which W&B can begin it; the last, in which it does nothing, must."""
+    """Return the run in the first of the modes in which W&B can begin it; the last, in which it does nothing, must."""
     for mode, after in pairwise(modes):
         try:
             return begin(mode)

@@ -30,7 +30,7 @@ class ActivationStore:
         return number in self._held
 
     def __getitem__(self, number: int) -> Any:
-        """The values of a number, on the device; those of the next one are read ahead from their files."""
+        """Return the values of a number, on the device; those of the next one are read ahead from their files."""
         tree_map(_read_ahead, self._held.get(number + 1))
         return tree_map(self._out, self._held[number])
 
@@ -81,7 +81,7 @@ class _Mapped:
         self._map(shared=True).copy_(value)
 
     def tensor(self) -> Tensor:
-        """The values, read from the file as they are used."""
+        """Return the values, read from the file as they are used."""
         return self._map(shared=False)
 
     def _map(self, *, shared: bool) -> Tensor:

@@ -47,11 +47,11 @@ class Blocks:
 
     @property
     def head(self) -> int:
-        """The number of the prediction head."""
+        """Return the number of the prediction head."""
         return len(self)
 
     def stack(self, index: int) -> int | None:
-        """The position of the stack that holds a block; None for the embedding and the head."""
+        """Return the position of the stack that holds a block; None for the embedding and the head."""
         return next((place for place, stack in enumerate(self.stacks) if index in stack.indices), None)
 
     def place(self, index: int) -> int:
@@ -60,7 +60,7 @@ class Blocks:
         return stack if stack is not None else EMBEDDING if index == EMBEDDING else len(self.stacks)
 
     def below(self, place: int, until: int) -> list[int]:
-        """The numbers of the blocks of a place that run before block ``until``."""
+        """Return the numbers of the blocks of a place that run before block ``until``."""
         if place == EMBEDDING:
             return [EMBEDDING] if until > EMBEDDING else []
         return [index for index in self.stacks[place].indices if index < until]
@@ -83,7 +83,7 @@ class Blocks:
             stack.modules[index - stack.indices[0]] = module
 
     def name(self, index: int) -> str:
-        """The name of a block's module in the model."""
+        """Return the name of a block's module in the model."""
         if self.stack(index) is None:
             wanted = self[index]
             return next((name for name, module in self.model.named_modules() if module is wanted), "")
@@ -91,7 +91,7 @@ class Blocks:
         return f"{stack.name}.{index - stack.indices[0]}"
 
     def index_of(self, name: str) -> int:
-        """The number of the block that holds a module.
+        """Return the number of the block that holds a module.
 
         :raises LookupError: for a module outside of every block.
         """

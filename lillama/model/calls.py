@@ -34,11 +34,11 @@ class BlockCall:
 
     @property
     def output(self) -> Tensor:
-        """The block's output hidden states."""
+        """Return the block's output hidden states."""
         return hidden_states(self.result)
 
     def replay(self, block: nn.Module, hidden: Tensor, context: "Swap | None" = None) -> Tensor:
-        """The output of ``block`` for other hidden states and the same other arguments; no hook fires.
+        """Return the output of ``block`` for other hidden states and the same other arguments; no hook fires.
 
         :param context: arguments to take instead of the captured ones.
         """
@@ -47,7 +47,7 @@ class BlockCall:
             return hidden_states(block.forward(hidden, *args, **kwargs))
 
     def arguments(self, context: "Swap | None") -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments beside the hidden states, with what a context puts in their place."""
+        """Return the arguments beside the hidden states, with what a context puts in their place."""
         return (self.args, self.kwargs) if context is None else context.applied(self.args, self.kwargs)
 
     def joined(self, feeds: "Sequence[tuple[Tensor, Swap | None]]", layout: Layout) -> "BlockCall | None":
@@ -103,7 +103,7 @@ class Swap:
         return bool(self._new)
 
     def applied(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with every captured object that was swapped."""
+        """Return the arguments with every captured object that was swapped."""
         swapped = tuple(self._new.get(id(value), value) for value in args)
         return swapped, {key: self._new.get(id(value), value) for key, value in kwargs.items()}
 
@@ -113,7 +113,7 @@ def _differ(before: Any, after: Any) -> bool:
 
 
 def hidden_states(output: Any) -> Tensor:
-    """A block's hidden states: blocks return a tensor, or a sequence that begins with it, by family."""
+    """Return a block's hidden states: blocks return a tensor, or a sequence that begins with it, by family."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
@@ -125,7 +125,7 @@ def block_call(index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
 
 
 def with_hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: Tensor) -> tuple[Any, dict[str, Any]]:
-    """The arguments of a block with other hidden states."""
+    """Return the arguments of a block with other hidden states."""
     if args:
         return (hidden, *args[1:]), dict(kwargs)
     return args, {**kwargs, _hidden_name(kwargs): hidden}

@@ -95,7 +95,7 @@ def _text(measured: dict[str, Any]) -> str:
 
 
 def _public(path: str | None) -> str | None:
-    """A path as a card may show it: of a place on this machine, the name only."""
+    """Return a path as a card may show it: of a place on this machine, the name only."""
     return Path(path).name if path is not None and Path(path).expanduser().exists() else path
 
 

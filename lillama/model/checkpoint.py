@@ -111,7 +111,7 @@ def _check_loadable(model: Any) -> None:
 def load_checkpoint(
     folder: str | Path, *, auto: Any = None, quantization_config: Any = None, **options: Any
 ) -> nn.Module:
-    """The compressed model of a folder: what ``from_pretrained`` gives, with every weight accounted for.
+    """Return the compressed model of a folder: what ``from_pretrained`` gives, with every weight accounted for.
 
     :param auto: a transformers Auto class; the one of the saved model where nothing is said.
     :param quantization_config: a stock quantizer for the factors (``TorchAoConfig``, ``BitsAndBytesConfig``);

@@ -34,7 +34,7 @@ def _settings(model: Any) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> Iterator[Tensor]:
-    """A tensor itself, or the plain ones that a quantized one is made of."""
+    """Yield a tensor itself, or the plain ones that a quantized one is made of."""
     if not isinstance(value, Tensor):
         return
     if hasattr(value, "__tensor_flatten__") and type(value) is not Tensor:
@@ -46,7 +46,7 @@ def _parts(value: Any) -> Iterator[Tensor]:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer's rules, its chat template and its special tokens."""
+    """Return the SHA-256 of a tokenizer's rules, its chat template and its special tokens."""
     core = getattr(tokenizer, "backend_tokenizer", None)
     known = sorted(tokenizer.get_vocab().items()) if core is None else json.loads(core.to_str())
     # A call changes these two.

@@ -35,7 +35,7 @@ class Batch:
         return len(self.ids)
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The sequences from ``start`` to before ``stop``."""
+        """Return the sequences from ``start`` to before ``stop``."""
         part = slice(start, stop)
         mask, features = (None if tensor is None else tensor[part] for tensor in (self.mask, self.features))
         return Batch(self.ids[part], mask, features)
@@ -50,12 +50,12 @@ class ModelInputs:
     targets: Tensor | None = None  # what the decoder of an encoder-decoder is to say [b, t], -100 where nothing counts
 
     def mask(self, stack: int | None) -> Tensor | None:
-        """The positions that count in a stack; the embedding and the head, in none, have those of the first."""
+        """Return the positions that count in a stack; the embedding and the head, in none, have those of the first."""
         return self.masks[stack or 0]
 
 
 def model_inputs(model: Any, batch: Batch) -> ModelInputs:
-    """The arguments of one forward pass.
+    """Return the arguments of one forward pass.
 
     A decoder or an encoder alone reads the tokens. An encoder-decoder for text reads the first half of every sequence
     and continues it with the second, so plain text calibrates both sides; one for speech hears the features and says
@@ -84,7 +84,7 @@ def check_inputs(model: Any) -> None:
 
 
 def _known(model: Any, batch: Batch) -> Batch:
-    """The batch with masked ids that the model has an embedding for; those that it has stay what they are."""
+    """Return the batch with masked ids that the model has an embedding for; those that it has stay what they are."""
     if batch.mask is None:
         return batch
     return replace(batch, ids=torch.where(batch.mask, batch.ids, batch.ids.clamp(max=vocabulary(model) - 1)))
@@ -128,7 +128,7 @@ def _shifted(model: Any, ids: Tensor) -> Tensor:
 
 
 def _without_start(model: Any, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A transcript without the start token, which some tokenizers write and the decoder is given anyway."""
+    """Return a transcript without the start token, which some tokenizers write and the decoder is given anyway."""
     if ids.shape[1] < 2 or not bool((ids[:, 0] == _start(model)).all()):
         return ids, mask
     return ids[:, 1:], None if mask is None else mask[:, 1:]

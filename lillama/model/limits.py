@@ -34,7 +34,7 @@ class Limits:
         return min(halves, default=None)
 
     def least(self, other: "Limits") -> "Limits":
-        """The limits of two models that are fed with the same."""
+        """Return the limits of two models that are fed with the same."""
 
         def smaller(one: int | None, two: int | None) -> int | None:
             return min((length for length in (one, two) if length is not None), default=None)
@@ -44,7 +44,7 @@ class Limits:
 
 
 def model_limits(model: Any) -> Limits:
-    """The limits of a transformers model; one on the meta device will do.
+    """Return the limits of a transformers model; one on the meta device will do.
 
     A table of positions is known by its number of rows, which the configuration names: learned or fixed sines, in a
     module or a buffer. Rows that a family leaves free at the beginning are no positions.
@@ -80,7 +80,7 @@ def _rows(module: Any) -> int | None:
 
 
 def _tables(model: Any) -> Iterator[tuple[str, int]]:
-    """The tables of positions by name, with how many positions each has."""
+    """Yield the tables of positions by name, with how many positions each has."""
     lengths, words = _lengths(model.config), model.get_input_embeddings()
     tied = model.all_tied_weights_keys
     for name, module in model.named_modules():
@@ -106,7 +106,7 @@ def _free(table: Any) -> int:
 
 
 def _lengths(config: Any) -> set[int]:
-    """The lengths that a configuration speaks of."""
+    """Return the lengths that a configuration speaks of."""
     text = config.get_text_config(decoder=True)
     values = {**text.to_dict(), "of_family": getattr(text, "max_position_embeddings", None)}
     named = ("position", "n_ctx", "seq_len", "sequence_length", "of_family")

@@ -44,7 +44,7 @@ BYTE_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
 def resolve_device(config: ModelConfig) -> torch.device:
-    """The device of a run; ``auto`` is CUDA where there is one.
+    """Return the device of a run; ``auto`` is CUDA where there is one.
 
     :raises ConfigError: for CUDA where there is none.
     """
@@ -62,7 +62,7 @@ def resolve_device(config: ModelConfig) -> torch.device:
 
 
 def resolve_dtype(config: ModelConfig) -> torch.dtype:
-    """The numbers of a run; ``auto`` is bfloat16 on CUDA and float32 on a CPU."""
+    """Return the numbers of a run; ``auto`` is bfloat16 on CUDA and float32 on a CPU."""
     if config.dtype is Dtype.auto:
         return torch.bfloat16 if resolve_device(config).type == "cuda" else torch.float32
     return getattr(torch, config.dtype.name)
@@ -77,7 +77,7 @@ def model_identity(config: ModelConfig) -> str:
 
 
 def local_place(path: str, key: str = ModelConfig.KEY) -> Path | None:
-    """The file or folder that a model path stands for; None for a Hub id.
+    """Return the file or folder that a model path stands for; None for a Hub id.
 
     :param key: the setting that errors name.
     :raises ConfigError: for a package that is not installed, or a path that looks local and is not there.
@@ -171,7 +171,7 @@ def same_vocabulary(one: ModelConfig, other: ModelConfig, cache_dir: Path) -> bo
 
 
 def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Module:
-    """The model in evaluation mode, on its device and in its dtype, with every weight accounted for.
+    """Return the model in evaluation mode, on its device and in its dtype, with every weight accounted for.
 
     :raises ConfigError: for weights that are missing, left over, of another shape, NaN or infinite; it names one.
     """
@@ -199,7 +199,7 @@ def show_progress(on: bool) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a byte and four special ones, made here: tests need no download."""
+    """Return a tokenizer with one token a byte and four special ones, made here: tests need no download."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -228,7 +228,7 @@ def _from_pretrained(
 
 
 def imported_gguf(file: Path, cache_dir: Path, key: str = ModelConfig.KEY) -> Path:
-    """A GGUF file as a Hugging Face folder in the cache, dequantised to float32 once and kept by content.
+    """Return a GGUF file as a Hugging Face folder in the cache, dequantised to float32 once and kept by content.
 
     :raises ConfigError: for a file that is no readable GGUF.
     """

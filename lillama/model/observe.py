@@ -183,7 +183,7 @@ class _Watch:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments."""
+    """Yield all tensors in nested arguments."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

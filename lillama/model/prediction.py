@@ -12,7 +12,7 @@ NOT_PREDICTED = -100
 
 
 def predictions(model: nn.Module, batch: Batch) -> tuple[Mapping[str, Any], Tensor]:
-    """The arguments of a forward pass, and which token [b, t] each position is to predict (-100: none).
+    """Return the arguments of a forward pass, and which token [b, t] each position is to predict (-100: none).
 
     A decoder predicts the token after each; an encoder-decoder what its decoder is to say.
     """
@@ -32,7 +32,7 @@ def predicted(model: nn.Module, batch: Batch) -> int:
 
 
 def prediction_loss(model: nn.Module, batch: Batch, *, count: int) -> Tensor:
-    """The summed cross-entropy of the predicted tokens over ``count``, in float32 [].
+    """Return the summed cross-entropy of the predicted tokens over ``count``, in float32 [].
 
     :param count: the predicted tokens of the batch that this one is a part of: the parts' losses then sum to its mean.
     """

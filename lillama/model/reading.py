@@ -44,7 +44,7 @@ def unreadable(what: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error without line breaks, cut where it is long."""
+    """Return the message of an error without line breaks, cut where it is long."""
     return " ".join(str(error).split())[:LONGEST]
 
 

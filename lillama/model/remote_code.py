@@ -13,7 +13,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def code_options(config: ModelConfig, wanted: str, place: Path | None, key: str) -> dict[str, Any]:
-    """The options of ``from_pretrained`` by which a model's own code is run, or is not.
+    """Return the options of ``from_pretrained`` by which a model's own code is run, or is not.
 
     Code of a local folder is part of its content; that of a Hub repository is what ``model.revision`` says.
 

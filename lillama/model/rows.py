@@ -27,7 +27,7 @@ def layouts_of(blocks: Blocks, batch: Batch) -> dict[int, Layout]:
 
 
 def row_layouts(blocks: Blocks, batch: Batch) -> dict[int, Layout]:
-    """The layout of every block's arguments, by block, from two passes over the first sequence of a batch."""
+    """Return the layout of every block's arguments, by block, from two passes over the first sequence of a batch."""
     shapes: dict[int, list[dict[tuple[Any, ...], tuple[int, ...]]]] = {}
 
     def note(call: BlockCall) -> None:
@@ -42,7 +42,7 @@ def row_layouts(blocks: Blocks, batch: Batch) -> dict[int, Layout]:
 
 
 def _repeated(batch: Batch, count: int) -> Batch:
-    """The first sequence so many times; only its beginning, where no padding has to be in it."""
+    """Return the first sequence so many times; only its beginning, where no padding has to be in it."""
     if batch.mask is None and batch.features is None:
         return Batch(batch.ids[:1, :ENOUGH].repeat_interleave(count, 0))
     mask, features = (None if x is None else x[:1].repeat_interleave(count, 0) for x in (batch.mask, batch.features))

@@ -34,19 +34,19 @@ class Student:
         return next(self.teacher.parameters()).dtype
 
     def factor_parameters(self) -> Iterator[nn.Parameter]:
-        """The factors of all blocks, and the biases that they carry."""
+        """Yield the factors of all blocks, and the biases that they carry."""
         for block in self.blocks.values():
             for module in block.modules():
                 if isinstance(module, LowRank):
                     yield from module.factor_parameters()
 
     def orders(self) -> dict[str, torch.Tensor]:
-        """The orders of columns of pivoted factors, by a name of their own: what no block learns."""
+        """Return the orders of columns of pivoted factors, by a name of their own: what no block learns."""
         found = {index: orders_of(block) for index, block in self.blocks.items()}
         return {f"{index}.{name}": order for index, orders in found.items() for name, order in orders.items()}
 
     def trained_parameters(self, index: int, train: Train) -> list[nn.Parameter]:
-        """The parameters of a block that learn: every one of its own, or the factors (and their biases) only.
+        """Return the parameters of a block that learn: every one of its own, or the factors (and their biases) only.
 
         What other modules have too stays as it is, and so does a table inside a block: T5's position bias is made by
         one block for all the others.

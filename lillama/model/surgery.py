@@ -33,7 +33,7 @@ AnyFactors = Factors | PivotedFactors
 
 
 def owner(model: nn.Module, name: str) -> tuple[str, str | None]:
-    """The module that a target stands for, and the parameter where it is one of several fused ones.
+    """Return the module that a target stands for, and the parameter where it is one of several fused ones.
 
     :raises LookupError: where the model has no such matrix.
     """
@@ -51,7 +51,7 @@ def owner(model: nn.Module, name: str) -> tuple[str, str | None]:
 
 
 def matrix(model: nn.Module, name: str) -> Tensor:
-    """The dense matrix [out, in] of a target, [experts, out, in] of a fused one.
+    """Return the dense matrix [out, in] of a target, [experts, out, in] of a fused one.
 
     :raises LookupError: where the model has none.
     """
@@ -71,7 +71,7 @@ def matrix_at_work(model: nn.Module, name: str) -> Tensor:
 def low_rank_modules(
     model: nn.Module, factors: Iterable[tuple[str, AnyFactors]], *, keep_bias: bool = True
 ) -> dict[str, LowRank]:
-    """A low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device.
+    """Return a low-rank module, by name, for every dense one that the factors are for; it keeps bias, dtype and device.
 
     The factors are taken one by one and kept in the model's own dtype: all of a large model's in float32 would not fit.
     """
@@ -143,7 +143,7 @@ def _filled_experts(dense: nn.Module, factors: Mapping[str, AnyFactors]) -> LowR
 
 
 def orders_of(model: nn.Module) -> dict[str, Tensor]:
-    """The orders of columns that pivoted factors come with, by a name of their own; the model's, not copies."""
+    """Return the orders of columns that pivoted factors come with, by a name of their own; the model's, not copies."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, LowRank))
     return {f"{name}.{place}": order for name, module in modules for place, order in enumerate(module.orders())}
 
@@ -155,7 +155,7 @@ def take_orders(orders: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> No
 
 
 def low_rank_config(model: nn.Module, ranks: Mapping[str, int], *, without_bias: bool = False) -> LowRankConfig:
-    """The ranks of a plan sorted by kind of module, and how the factors are stored, as a checkpoint holds them.
+    """Return the ranks of a plan sorted by kind of module, and how the factors are stored, as a checkpoint holds them.
 
     :param model: the compressed model. :raises LookupError: for a name that it does not have.
     """

@@ -48,7 +48,7 @@ class Target:
 
     @property
     def largest_rank(self) -> int:
-        """The largest rank at which the factors are smaller than the matrix; 0 where there is none."""
+        """Return the largest rank at which the factors are smaller than the matrix; 0 where there is none."""
         return largest_saving_rank(self.shape, self.form)
 
     def cost(self, rank: int) -> int:
@@ -60,11 +60,11 @@ class Target:
         return rank <= self.largest_rank
 
     def candidates(self, *, k: int, m: int) -> list[int]:
-        """The ranks k, k + m, ... that save, ascending."""
+        """Return the ranks k, k + m, ... that save, ascending."""
         return candidate_ranks(self.shape, k=k, m=m, form=self.form)
 
     def rank_of_share(self, share: float) -> float:
-        """The rank, not rounded, at which the factors have this share of the matrix's parameters."""
+        """Return the rank, not rounded, at which the factors have this share of the matrix's parameters."""
         return exact_rank(self.shape, share * dense_parameters(self.shape), self.form)
 
     def multiplied(self, rank: int) -> int:
@@ -100,17 +100,17 @@ class ModelShape:
         return self.targets[0].form if self.targets else FactorForm.plain
 
     def factored(self, form: FactorForm) -> "ModelShape":
-        """The shape whose matrices' factors are stored in a form: what each costs at a rank depends on it."""
+        """Return the shape whose matrices' factors are stored in a form: what each costs at a rank depends on it."""
         targets, every = (tuple(replace(t, form=form) for t in own) for own in (self.targets, self.every))
         return replace(self, targets=targets, every=every)
 
     def with_table(self) -> "ModelShape":
-        """The shape with the tied embedding among the targets, where there is one."""
+        """Return the shape with the tied embedding among the targets, where there is one."""
         table = (target for target in self.every if target.name == self.table)
         return replace(self, targets=(*table, *self.targets))
 
     def within(self, scope: Scope) -> "ModelShape":
-        """The shape with the targets of one side of an encoder-decoder only.
+        """Return the shape with the targets of one side of an encoder-decoder only.
 
         :raises ConfigError: for a side that the model does not have.
         """
@@ -123,7 +123,7 @@ class ModelShape:
 
 
 def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
-    """The shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
+    """Return the shape of a model; a model on the meta device will do. Shared (tied) parameters count once.
 
     :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
     :raises ConfigError: for a pattern that matches nothing, a model of other stacks than the text's, one that reads
@@ -165,7 +165,7 @@ def _check_first(model: Any, blocks: Blocks) -> None:
 
 
 def _idle(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
-    """The matrices whose modules a forward pass does not call."""
+    """Return the matrices whose modules a forward pass does not call."""
     called = called_modules(model)
     if called is None:
         return ()
@@ -175,7 +175,7 @@ def _idle(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
 
 
 def _shared(model: Any, targets: Sequence[Target]) -> tuple[str, ...]:
-    """The matrices that several modules share: a cut at one place would leave the whole matrix at the others."""
+    """Return the matrices that several modules share: a cut at one place would leave the whole matrix at the others."""
     names = {name for found in shared_parameters(model).values() for name in found}
     return _named("are shared by several modules", [t.name for t in targets if names & {t.name, f"{t.name}.weight"}])
 
@@ -195,7 +195,7 @@ def _chosen(
     *,
     dense: Sequence[str],
 ) -> tuple[Target, ...]:
-    """The targets that the patterns leave; a tied head's name stands for its embedding's."""
+    """Return the targets that the patterns leave; a tied head's name stands for its embedding's."""
 
     def matched(key: str, patterns: Sequence[str]) -> set[Target]:
         found: set[Target] = set()
@@ -254,7 +254,7 @@ def _multiplies(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
 
 
 def _ends(model: Any, blocks: Blocks) -> Iterator[Target]:
-    """The input embedding, and the prediction head where it has a matrix of its own; of one-stack models."""
+    """Yield the input embedding, and the prediction head where it has a matrix of its own; of one-stack models."""
     embedding, head = blocks.name(EMBEDDING), model.get_output_embeddings()
     tied = tied_head(model, embedding)
     names = shared_parameters(model).get(id(getattr(blocks[EMBEDDING], "weight", None)), [])

@@ -20,12 +20,12 @@ AUTO_CLASSES: dict[Task, Any] = {
 
 
 def task_of(config: ModelConfig, architecture: Any) -> Task:
-    """The task that is asked for, or the one that the model's own configuration speaks of."""
+    """Return the task that is asked for, or the one that the model's own configuration speaks of."""
     return config.task if config.task is not Task.auto else task_of_architecture(architecture)
 
 
 def task_of_architecture(architecture: Any) -> Task:
-    """The task of a transformers configuration: its saved class, else what its kind of model is for."""
+    """Return the task of a transformers configuration: its saved class, else what its kind of model is for."""
     family = architecture.model_type
     saved = (architecture.architectures or [""])[0]
     if architecture.is_encoder_decoder:

@@ -57,7 +57,7 @@ def _unwrapping(missing: set[str], unexpected: set[str]) -> dict[str, str]:
 
 
 def _endings(name: str) -> Iterator[str]:
-    """A name, and what comes after each of its dots: a base model's names lack the first part."""
+    """Return a name, and what comes after each of its dots: a base model's names lack the first part."""
     parts = name.split(".")
     return (".".join(parts[start:]) for start in range(len(parts) - 1))
 

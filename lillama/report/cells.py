@@ -46,7 +46,7 @@ def cells(folder: Path) -> list[Cell]:
 
 
 def promised_overrides(folder: Path) -> list[list[str]]:
-    """The overrides of every cell of the last sweep in a folder; none where there was no sweep.
+    """Return the overrides of every cell of the last sweep in a folder; none where there was no sweep.
 
     :raises ConfigError: for a ``multirun.yaml`` that cannot be read.
     """
@@ -61,12 +61,12 @@ def promised_overrides(folder: Path) -> list[list[str]]:
 
 
 def all_overrides(found: Sequence[Cell]) -> list[str]:
-    """The keys that any cell overrides, in the order in which they come."""
+    """Return the keys that any cell overrides, in the order in which they come."""
     return list(dict.fromkeys(key for cell in found for key in cell.overrides))
 
 
 def varying(found: Sequence[Cell]) -> list[str]:
-    """The overrides that are not the same in all cells."""
+    """Return the overrides that are not the same in all cells."""
     return [key for key in all_overrides(found) if len({cell.overrides.get(key) for cell in found}) > 1]
 
 

@@ -20,7 +20,7 @@ def counts(tables: Iterable[Table]) -> dict[str, int]:
 
 
 def counted_as(status: str) -> str:
-    """The word that a status is counted under."""
+    """Return the word that a status is counted under."""
     return status if status in (*COUNTED, PAPER_ONLY) else OTHER
 
 

@@ -66,7 +66,7 @@ class Table:
         return [*self.config.rows, *self.config.columns]
 
     def by_row(self) -> dict[tuple[str, ...], dict[str, Entry]]:
-        """The cells of every row by their column."""
+        """Return the cells of every row by their column."""
         found: dict[tuple[str, ...], dict[str, Entry]] = {}
         for entry in self.entries:
             found.setdefault(entry.row, {})[entry.column] = entry
@@ -74,7 +74,7 @@ class Table:
 
 
 def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell], given: Mapping[str, str]) -> Table:
-    """The table that these cells make; then, as rows of their own, what the paper prints of other models."""
+    """Return the table that these cells make; then, as rows of their own, what the paper prints of other models."""
     printed = printed_table(config.paper)
     found: dict[tuple[tuple[str, ...], str], Entry] = {}
     for cell in cells:
@@ -90,7 +90,7 @@ def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]
 
 
 def _along_others(config: TableConfig, printed: Printed, found: Cells) -> Cells:
-    """A cell that has no points yet stands, as MISSING, at the points of its neighbours in the same rows."""
+    """Put a cell that has no points yet, as MISSING, at the points of its neighbours in the same rows."""
     place = [number for number, words in enumerate(config.rows.values()) if words in AT_A_POINT]
     own = dict(found)
     for (row, column), entry in found.items():
@@ -181,7 +181,7 @@ def _besides(cell: Cell) -> Iterator[str]:
 
 
 def _paper_only(config: TableConfig, printed: Printed, found: Mapping[Any, Entry]) -> Iterator[Entry]:
-    """The paper's rows that no cell of this scale stands beside."""
+    """Yield the paper's rows that no cell of this scale stands beside."""
     beside = {entry.paper for entry in found.values()}
     rows = {row for row, _ in found}
     for own in printed.rows:

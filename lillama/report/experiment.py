@@ -41,7 +41,7 @@ class Found:
 
 
 def experiment_found(name: str, scale: str, places: Places) -> Found:
-    """An experiment at a scale, whatever of it was run.
+    """Return an experiment at a scale, whatever of it was run.
 
     :raises ConfigError: for an experiment, or a scale of it, that there is not.
     """
@@ -52,7 +52,7 @@ def experiment_found(name: str, scale: str, places: Places) -> Found:
 
 
 def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
-    """All tables of an experiment at a scale, as :func:`experiment_found` has them."""
+    """Return all tables of an experiment at a scale, as :func:`experiment_found` has them."""
     return list(experiment_found(name, scale, places).tables)
 
 
@@ -65,7 +65,7 @@ def _sweep_at(name: str, scale: str) -> Sweep:
 
 
 def scale_names() -> list[str]:
-    """All scales that an experiment may have."""
+    """Return all scales that an experiment may have."""
     return sorted(file.stem for file in (CONF / "scale").glob("*.yaml"))
 
 

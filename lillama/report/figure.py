@@ -14,7 +14,7 @@ Labelled = tuple[str, Series]
 
 
 def figure_png(table: Table) -> bytes | None:
-    """The picture that a table's ``figure`` asks for; None where it asks for none, or there is nothing to draw.
+    """Return the picture that a table's ``figure`` asks for; None where it asks for none, or there is nothing to draw.
 
     :raises ConfigError: for a ``figure`` that asks for what there is not.
     """

@@ -34,13 +34,13 @@ def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RES
 
 
 def short_name(overrides: dict[str, str]) -> str:
-    """A file's name for a cell: what the sweep varies, readable."""
+    """Return a file's name for a cell: what the sweep varies, readable."""
     words = ",".join(f"{key.rpartition('.')[2]}={value}" for key, value in overrides.items())
     return "".join(letter if letter.isalnum() or letter in "=,.-" else "_" for letter in words).strip("_") or "cell"
 
 
 def without_places(value: Any) -> Any:
-    """A result in which an absolute path is only the last part of it."""
+    """Return a result in which an absolute path is only the last part of it."""
     if isinstance(value, dict):
         return {key: without_places(part) for key, part in value.items()}
     if isinstance(value, list):

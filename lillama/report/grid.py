@@ -26,7 +26,7 @@ class Grid:
 
 
 def grid(table: Table, widest: int = WIDEST) -> Grid:
-    """A line a row with the paper's cells in brackets; where that is too wide, a line for each of the two."""
+    """Return a line a row with the paper's cells in brackets; where that is too wide, a line for each of the two."""
     inline = _inline(table)
     return inline if inline.width <= widest else _lines(table)
 

@@ -25,7 +25,7 @@ SPECIAL = {
 
 
 def as_latex(table: Table) -> str:
-    """A ``table`` with its title as caption and its notes beneath; needs ``booktabs`` and UTF-8."""
+    """Return a ``table`` with its title as caption and its notes beneath; needs ``booktabs`` and UTF-8."""
     laid = grid(table)
     names = len(laid.header) - len(table.config.columns)
     printed = any(entry.paper for entry in table.entries)
@@ -49,7 +49,7 @@ def as_latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text in one line in which nothing is a command."""
+    """Return a text in one line in which nothing is a command."""
     return "".join(SPECIAL.get(mark, mark) for mark in " ".join(text.split()))
 
 

@@ -14,7 +14,7 @@ MANY = 3  # names of rows that stand upright; more are turned
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a mark for every label, the same in all panels."""
+    """Return a colour and a mark for every label, the same in all panels."""
     return {
         label: {"color": COLOURS[place % len(COLOURS)], "marker": MARKS[place % len(MARKS)]}
         for place, label in enumerate(dict.fromkeys(labels))

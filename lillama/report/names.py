@@ -14,12 +14,12 @@ from lillama.errors import ConfigError
 
 
 def table_names(experiment: str) -> list[str]:
-    """The tables of an experiment."""
+    """Return the tables of an experiment."""
     return list(_tables(experiment))
 
 
 def named(name: str) -> tuple[str, list[str]]:
-    """An experiment and those of its tables that are meant: all, where the experiment itself is.
+    """Return an experiment and those of its tables that are meant: all, where the experiment itself is.
 
     :raises ConfigError: for a name that means nothing, and for a table that several experiments have.
     """

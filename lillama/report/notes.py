@@ -9,13 +9,13 @@ ALONE = "the only cell"
 
 
 def notes(table: Table) -> list[str]:
-    """A line each: the scale, what the paper says, where it disagrees with itself, what was measured where."""
+    """Return a line each: the scale, what the paper says, where it disagrees with itself, what was measured where."""
     claim = [f"the paper says: {table.config.claim}"] if table.config.claim else []
     return [f"scale: {table.scale}", *claim, *table.notes, *origins(table)]
 
 
 def origins(table: Table) -> Iterator[str]:
-    """A line for every machine, revision and day, with the cells that were measured there and then."""
+    """Yield a line for every machine, revision and day, with the cells that were measured there and then."""
     found: dict[str, dict[str, None]] = {}
     for entry in table.entries:
         if entry.status == MEASURED:
@@ -24,19 +24,19 @@ def origins(table: Table) -> Iterator[str]:
 
 
 def origin(source: Mapping[str, Any]) -> str:
-    """A machine, a revision and a day in words."""
+    """Return a machine, a revision and a day in words."""
     return f"{source.get('machine') or 'unknown machine'}, {revision(source)}, {day(source)}"
 
 
 def revision(source: Mapping[str, Any]) -> str:
-    """The first digits of the revision that ran, and whether it had been changed."""
+    """Return the first digits of the revision that ran, and whether it had been changed."""
     if not source.get("revision"):
         return "no known revision"
     return f"revision {str(source['revision'])[:7]}{' with changes' if source.get('changed') else ''}"
 
 
 def day(source: Mapping[str, Any]) -> str:
-    """The day on which a cell was started."""
+    """Return the day on which a cell was started."""
     return str(source.get("started") or "no known date").partition("T")[0]
 
 

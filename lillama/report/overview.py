@@ -43,7 +43,7 @@ def reported(names: Sequence[str], places: Places) -> Iterator[Reported]:
 
 
 def with_tables() -> list[str]:
-    """The experiments that report tables."""
+    """Return the experiments that report tables."""
     return [name for name in experiment_names() if table_names(name)]
 
 

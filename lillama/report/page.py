@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(found: Sequence[Reported]) -> str:
-    """The page as text; whatever the results hold stands on it as text too, never as markup."""
+    """Return the page as text; whatever the results hold stands on it as text too, never as markup."""
     # Style and script are part of the template: they are included, not filled in.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -19,7 +19,7 @@ class Printed:
     rows: Sequence[Mapping[str, str]]
 
     def find(self, wanted: Mapping[str, str], nearest: str | None = None) -> Mapping[str, str] | None:
-        """The row with these words under these headers; under ``nearest``, the nearest number."""
+        """Return the row with these words under these headers; under ``nearest``, the nearest number."""
         exact = {header: words for header, words in wanted.items() if header != nearest and self._has(header)}
         found = [row for row in self.rows if all(row[header] == words for header, words in exact.items())]
         if not found or not exact:
@@ -33,7 +33,7 @@ class Printed:
 
 
 def printed_table(files: Sequence[str]) -> Printed:
-    """The rows of files under ``experiments/paper``."""
+    """Return the rows of files under ``experiments/paper``."""
     rows: list[Mapping[str, str]] = []
     for file in files:
         with (FOLDER / file).open(newline="", encoding="utf-8") as opened:
@@ -42,7 +42,7 @@ def printed_table(files: Sequence[str]) -> Printed:
 
 
 def recomputed_mean(row: Mapping[str, str]) -> tuple[str, float] | None:
-    """The header of a row's mean and what its scores come to, where that is not what is printed."""
+    """Return the header of a row's mean and what its scores come to, where that is not what is printed."""
     header = next((name for name in MEANS if name in row), None)
     scores = [number for name, text in row.items() if name != header and (number := as_number(text)) is not None]
     if header is None or len(scores) < 2:

@@ -44,7 +44,7 @@ def promise(file: Path) -> Promise:
 
 
 def _literal(value: Any, scale: Any) -> str:
-    """A value as it stands there, or what a table of literals has for a scale."""
+    """Return a value as it stands there, or what a table of literals has for a scale."""
     if not (isinstance(value, str) and isinstance(scale, str) and SCALE.fullmatch(scale) and AT_SCALE.fullmatch(value)):
         return "null" if value is None else str(value)
     set_up()

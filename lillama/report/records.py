@@ -42,7 +42,7 @@ class Record:
 
 
 def records(cell: Cell, given: Mapping[str, str], *, roles: list[str], along: str | None) -> Iterator[Record]:
-    """The records of a cell; of one without a result too, so that a table can say that it is missing.
+    """Yield the records of a cell; of one without a result too, so that a table can say that it is missing.
 
     :param given: what the cell is where it overrides nothing. :param along: the curve whose points have a row each.
     """
@@ -93,19 +93,19 @@ def _figures(result: Mapping[str, Any], role: str) -> dict[str, Any]:
 
 
 def _of_role(perplexity: Mapping[str, float], role: str) -> dict[str, float | None]:
-    """The perplexity of a role's own model: before fine-tuning (``own``), and after whatever it went through."""
+    """Return the perplexity of a role's own model: before fine-tuning (``own``), and after whatever it went through."""
     own = perplexity.get(DENSE if role == DENSE else "end")
     return {"own": own, "final": own if role == DENSE else perplexity.get("finetuned", own)}
 
 
 def _compression_seconds(result: Mapping[str, Any]) -> float | None:
-    """The time that the making took, without what was measured."""
+    """Return the time that the making took, without what was measured."""
     seconds = result.get("seconds")
     return sum(seconds.get(stage, 0.0) for stage in MAKING) if seconds else None
 
 
 def _removed(result: Mapping[str, Any], role: str) -> float | None:
-    """The share removed; none of a run that failed before it had a model, not 0."""
+    """Return the share removed; none of a run that failed before it had a model, not 0."""
     if role == COMPRESSED:
         return at(result, "reduction.realised")
     return 0.0 if result.get("parameters") or result.get("status") == "done" else None

@@ -43,7 +43,7 @@ class Series:
 
 
 def point(x: float, entry: Entry | None) -> Point:
-    """A cell of the table as a point; a gap, never a zero, where it holds no figure."""
+    """Return a cell of the table as a point; a gap, never a zero, where it holds no figure."""
     if entry is None or entry.status != MEASURED or entry.value is None:
         return Point(x, nan, gap="" if entry is None or entry.status == PAPER_ONLY else entry.status)
     if entry.spread is not None:
@@ -72,7 +72,7 @@ def along_x(table: Table, spec: FigureSpec) -> list[Series]:
 
 
 def by_row(table: Table, spec: FigureSpec) -> list[Series]:
-    """A series a column over the table's rows, which are 0, 1, 2, ...; the paper's figures at their row."""
+    """Return a series a column over the table's rows, which are 0, 1, 2, ...; the paper's figures at their row."""
     rows = list(table.by_row().values())
     found = []
     for column in spec.columns:
@@ -103,7 +103,7 @@ def _points(rows: Mapping[float, Mapping[str, Entry]], column: str) -> list[Poin
 
 
 def _printed(table: Table, x: str, group: Group, column: str) -> list[tuple[float, float]]:
-    """The paper's own points of a group, where the paper has them: its x may lie between those measured."""
+    """Return the paper's own points of a group, where the paper has them: its x may lie between those measured."""
     named = dict(group)
     found = []
     for row in printed_table(table.config.paper).rows:

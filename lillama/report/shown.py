@@ -22,7 +22,7 @@ def measured(entry: Entry) -> str:
 
 
 def with_error(entry: Entry) -> str:
-    """A measured figure with its standard error, or with its lowest and highest in brackets."""
+    """Return a measured figure with its standard error, or with its lowest and highest in brackets."""
     assert entry.value is not None
     if entry.stderr is not None:
         return f"{entry.value:,.2f} ± {entry.stderr:.2f}"

@@ -28,7 +28,7 @@ class FigureSpec:
 
 
 def figure_spec(name: str, config: TableConfig) -> FigureSpec | None:
-    """The figure that a table asks for; None where it asks for none.
+    """Return the figure that a table asks for; None where it asks for none.
 
     :raises ConfigError: for a kind, a key, a header or a column that there is not.
     """

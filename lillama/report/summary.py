@@ -83,7 +83,7 @@ def _stack_table(stack: str, blocks: dict[str, dict[str, int]]) -> str:
 
 
 def place_of(name: str) -> tuple[str, str, str]:
-    """A matrix's stack, block and name: ``model.layers.3.mlp.fc1`` is ``model.layers``, ``3``, ``mlp.fc1``.
+    """Return a matrix's stack, block and name: ``model.layers.3.mlp.fc1`` is ``model.layers``, ``3``, ``mlp.fc1``.
 
     One outside of every stack (the embedding, the head) is ``""``, its name, ``rank``.
     """

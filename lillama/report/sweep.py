@@ -22,7 +22,7 @@ WHERE_ANY = {"perplexity.finetuned"}  # a column only where a cell has it
 
 
 def sweep_table(found: Sequence[Cell]) -> str:
-    """All cells as a markdown table: what sets each apart, its status and its figures."""
+    """Return all cells as a markdown table: what sets each apart, its status and its figures."""
     keys = varying(found) or all_overrides(found)
     results = [flatten(cell.result or {}) for cell in found]
     columns = [key for key in FIGURES if key not in WHERE_ANY or any(key in result for result in results)]
@@ -34,7 +34,7 @@ def sweep_table(found: Sequence[Cell]) -> str:
 
 
 def texts_side_by_side(found: Sequence[Cell]) -> str:
-    """The texts of all cells that wrote any, as :func:`text_columns` has them; nothing where none did."""
+    """Return the texts of all cells that wrote any, as :func:`text_columns` has them; nothing where none did."""
     columns = text_columns(found)
     return samples_page(columns) if columns else ""
 

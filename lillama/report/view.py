@@ -55,7 +55,7 @@ class RowView:
 
 
 def experiment_view(one: Reported) -> dict[str, Any]:
-    """An experiment with its scales."""
+    """Return an experiment with its scales."""
     return {"name": one.name, "problems": one.problems, "scales": [_scale(found) for found in one.scales]}
 
 
@@ -71,7 +71,7 @@ def _scale(found: Found) -> dict[str, Any]:
 
 
 def table_view(table: Table) -> dict[str, Any]:
-    """A table with its rows, its notes and its picture."""
+    """Return a table with its rows, its notes and its picture."""
     picture = figure_png(table)
     return {
         "name": table.name,
@@ -96,7 +96,7 @@ def _cell(entry: Entry, scale: str) -> CellView:
 
 
 def _details(entry: Entry, scale: str) -> dict[str, str]:
-    """All that is known of a cell, in the order in which one asks for it."""
+    """Return all that is known of a cell, in the order in which one asks for it."""
     source: dict[str, Any] = dict(entry.source)
     if source.get("changed"):
         source["revision"] = f"{source.get('revision')}, with changes"

@@ -28,7 +28,7 @@ class FactorPair(nn.Module):
         return times(times(rows, self.B), self.A)
 
     def multiplied_out(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The product of the factors [E, out, in], in these numbers."""
+        """Return the product of the factors [E, out, in], in these numbers."""
         return product(self.A.to(dtype or self.A.dtype), self.B.to(dtype or self.B.dtype))
 
 
@@ -75,7 +75,7 @@ class LowRankExperts(LowRank):
         yield from self.lowrank.parameters()
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Every token's weighted sum over its experts.
+        """Return every token's weighted sum over its experts.
 
         :param hidden_states: [n, d]. :param top_k_index: [n, k]; an index past the last expert is skipped.
         :param top_k_weights: [n, k].
@@ -97,7 +97,7 @@ class LowRankExperts(LowRank):
         return torch.zeros_like(hidden_states).index_add_(0, token, out.to(hidden_states.dtype))
 
     def _project(self, name: str, rows: Tensor, experts: Tensor, ends: Tensor) -> Tensor:
-        """The rows [n, in], sorted by expert, through their experts' matrices.
+        """Return the rows [n, in], sorted by expert, through their experts' matrices.
 
         :param experts: the rows' experts [n]. :param ends: where each expert's rows end [E].
         """
@@ -143,6 +143,6 @@ def is_fused_experts(module: nn.Module) -> bool:
 
 
 def expert_matrices(module: Any, name: str) -> Tensor:
-    """A fused parameter as [E, out, in], whichever way round the family stores it."""
+    """Return a fused parameter as [E, out, in], whichever way round the family stores it."""
     weights = getattr(module, name)
     return weights.transpose(1, 2) if module.is_transposed else weights

@@ -81,7 +81,7 @@ class LowRankConfig(QuantizationConfigMixin):
 
     @property
     def guards(self) -> list[str]:
-        """The dense names of all compressed matrices, under which a zero-size tensor each is saved.
+        """Return the dense names of all compressed matrices, under which a zero-size tensor each is saved.
 
         Each, because a reader may take a part of the model: a base model without the head, an encoder alone.
         """
@@ -113,7 +113,7 @@ def install(model: Any, config: LowRankConfig) -> list[str]:
 
 
 def local_name(model: Any, name: str) -> str | None:
-    """A saved module's name in this model; None where the model goes without a head, or without the whole stack.
+    """Return a saved module's name in this model; None where the model goes without a head, or without the whole stack.
 
     :raises ValueError: for a module that is not there and should be.
     """
@@ -132,7 +132,7 @@ def local_name(model: Any, name: str) -> str | None:
 
 
 def _found(model: Any, name: str) -> str | None:
-    """A module's name in this model, with or without the base model's prefix."""
+    """Return a module's name in this model, with or without the base model's prefix."""
     prefix = model.base_model_prefix
     for place in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
         try:
@@ -152,7 +152,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 def empty_linear(
     dense: Any, rank: int, *, bias: bool = True, pivoted: bool = False, name: str = "the matrix"
 ) -> LowRankLinear:
-    """A low-rank linear in the shape of a Linear or Conv1D, its weights yet to be filled.
+    """Return a low-rank linear in the shape of a Linear or Conv1D, its weights yet to be filled.
 
     :param name: what an error calls the module. :raises ValueError: for a module of another kind, or too large a rank.
     """
@@ -166,7 +166,7 @@ def empty_linear(
 
 
 def empty_embedding(dense: Any, rank: int, *, pivoted: bool = False, name: str = "the matrix") -> LowRankEmbedding:
-    """A low-rank embedding in the shape of a dense one.
+    """Return a low-rank embedding in the shape of a dense one.
 
     :param name: what an error calls the module.
     :raises ValueError: for a module of another kind, or too large a rank.
@@ -194,7 +194,7 @@ def empty_experts(dense: Any, ranks: Mapping[str, int], name: str, *, pivoted: b
 
 
 def tied_head(model: Any, embedding: str) -> str | None:
-    """The name of the head whose weight (or first factor) is the embedding's, by the model's configuration."""
+    """Return the name of the head whose weight (or first factor) is the embedding's, by the model's configuration."""
     keys = getattr(model, "all_tied_weights_keys", None) or {}
     for weight in ("weight", "A.weight"):
         for target, source in keys.items():
@@ -223,7 +223,7 @@ def note_tie(model: Any, embedding: str, head: str) -> None:
 
 
 def head_of(embedding: LowRankEmbedding, dense: Any) -> LowRankLinear:
-    """The head that shares an embedding's factors; its bias is the dense head's."""
+    """Return the head that shares an embedding's factors; its bias is the dense head's."""
     head = empty_linear(dense, embedding.rank, pivoted=embedding.pivoted)
     head.A.weight, head.B.weight = embedding.A.weight, embedding.B.weight
     share_order(head, embedding)

@@ -48,7 +48,7 @@ def _computed(value: Any) -> Any:
 
 
 def product(a: Tensor, b: Tensor, *order: Tensor) -> Tensor:
-    """The matrix of two factors: A B; of pivoted ones A [I B], with the columns put back where they belong.
+    """Return the matrix of two factors: A B; of pivoted ones A [I B], with the columns put back where they belong.
 
     :param order: of pivoted factors, which columns are the ``pivots`` [r] and which the ``rest`` [in - r].
 
@@ -61,7 +61,7 @@ def product(a: Tensor, b: Tensor, *order: Tensor) -> Tensor:
 
 
 def _factored(*parts: Tensor) -> Tensor:
-    """The product, lazily; a compiler drops one that nobody uses, and would stumble over a class of its own."""
+    """Return the product, lazily; a compiler drops one that nobody uses, and would stumble over a class of its own."""
     if torch.compiler.is_compiling():
         return product(*parts)
     return _Product.apply(*parts) if torch.is_grad_enabled() else FactoredWeight(*parts)
@@ -90,11 +90,11 @@ class LowRank(nn.Module):
     pivoted = False
 
     def factor_parameters(self) -> Iterator[nn.Parameter]:
-        """The factors, and the biases that they carry."""
+        """Return the factors, and the biases that they carry."""
         raise NotImplementedError
 
     def orders(self) -> Iterator[Tensor]:
-        """The places of columns that pivoted factors come with: integers that nothing learns."""
+        """Return the places of columns that pivoted factors come with: integers that nothing learns."""
         return (value for name, value in self.named_buffers() if name.rpartition(".")[2] in ORDER)
 
 
@@ -115,11 +115,11 @@ class _Pair(LowRank):
 
     @property
     def weight(self) -> Tensor:
-        """The product of the factors, lazily, in the shape of the dense weight [out, in] or [V, d]."""
+        """Return the product of the factors, lazily, in the shape of the dense weight [out, in] or [V, d]."""
         return _factored(*self._factors())
 
     def multiplied_out(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The product of the factors, in these numbers."""
+        """Return the product of the factors, in these numbers."""
         a, b, *order = self._factors()
         return product(a.to(dtype or a.dtype), b.to(dtype or b.dtype), *order)
 
@@ -149,7 +149,7 @@ class LowRankLinear(_Pair):
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias [out], which A carries."""
+        """Return the bias [out], which A carries."""
         return self.A.bias
 
     def extra_repr(self) -> str:

@@ -108,7 +108,7 @@ class LowRankQuantizer(HfQuantizer):
         return True
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
-        """The dense model, in place.
+        """Return the dense model, in place.
 
         :raises ValueError: for factors that a stock quantizer has changed, or offloaded ones.
         """
@@ -120,7 +120,7 @@ class LowRankQuantizer(HfQuantizer):
 
 
 def _delegated(name: str) -> Any:
-    """The method of a stock quantizer, or of the base class where there is none."""
+    """Return the method of a stock quantizer, or of the base class where there is none."""
 
     def call(self: LowRankQuantizer, *args: Any, **options: Any) -> Any:
         own = getattr(HfQuantizer, name)
@@ -239,7 +239,7 @@ class NativeConfig:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Any:
-        """The configuration as the installed transformers has it."""
+        """Return the configuration as the installed transformers has it."""
         register()
         return AutoConfig.from_pretrained(folder, **{**options, "trust_remote_code": False})
 

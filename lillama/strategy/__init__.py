@@ -53,7 +53,7 @@ OWN_REQUEST = (RankConfig, PlanFileConfig)  # what they give is what was asked f
 
 
 def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None = None) -> RankPlan:
-    """The plan of a strategy for a model.
+    """Return the plan of a strategy for a model.
 
     :param spectra: what a strategy with ``from_spectra`` asks for the eigenvalues of outputs; others need none.
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
@@ -82,7 +82,7 @@ def takes_table(config: StrategyConfig) -> bool:
 
 
 def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:
-    """The parameter count that a compressed model may have at most: S of Algorithm 1."""
+    """Return the parameter count that a compressed model may have at most: S of Algorithm 1."""
     if config.parameters is None:
         return int(shape.parameters * (1 - config.reduction))
     count = parse_count(config.parameters)
@@ -93,7 +93,7 @@ def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:
 
 
 def parse_count(text: str) -> int:
-    """A parameter count written as people write it: 1.7B, 350M, 12K or a plain number."""
+    """Return a parameter count written as people write it: 1.7B, 350M, 12K or a plain number."""
     scale = {"K": 10**3, "M": 10**6, "B": 10**9}.get(text[-1:].upper(), 1)
     digits = text if scale == 1 else text[:-1]
     try:

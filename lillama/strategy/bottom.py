@@ -18,7 +18,7 @@ def plan_bottom(shape: ModelShape, target: int, config: StrategyConfig) -> dict[
 
 
 def layers(shape: ModelShape) -> list[int]:
-    """The numbers of the blocks that hold targets, in the order in which they run."""
+    """Return the numbers of the blocks that hold targets, in the order in which they run."""
     return sorted({matrix.block for matrix in shape.targets})
 
 

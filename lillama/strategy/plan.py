@@ -34,7 +34,7 @@ class RankPlan:
 
     @classmethod
     def of(cls, shape: ModelShape, ranks: Mapping[str, int], requested: float | None = None) -> "RankPlan":
-        """The plan with these ranks for this model; the request is what they come to, where it is not given.
+        """Return the plan with these ranks for this model; the request is what they come to, where it is not given.
 
         :raises ConfigError: for no ranks, a name that the model does not have, or a rank that does not save.
         """
@@ -61,7 +61,7 @@ class RankPlan:
 
     @property
     def realised(self) -> float:
-        """The share of the model's parameters that the plan removes."""
+        """Return the share of the model's parameters that the plan removes."""
         return 1 - self.parameters / self.dense_parameters
 
     def as_dict(self) -> dict[str, object]:
@@ -81,7 +81,7 @@ class RankPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RankPlan":
-        """The plan whose :meth:`as_dict` this is; older ones say nothing of how factors are stored: plain."""
+        """Return the plan whose :meth:`as_dict` this is; older ones say nothing of how factors are stored: plain."""
         return cls(
             ranks=whole_ranks(values["ranks"]),
             dense_parameters=values["dense_parameters"],
@@ -118,7 +118,7 @@ def whole_ranks(ranks: Mapping[str, Any]) -> dict[str, int]:
 
 
 def plan_file(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
-    """The ranks of a saved ``plan.json``; the budget is the plan's own.
+    """Return the ranks of a saved ``plan.json``; the budget is the plan's own.
 
     :raises ConfigError: for a file that is no plan, or a plan of factors that are stored otherwise: what its ranks come
         to depends on that.

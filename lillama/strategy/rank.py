@@ -6,7 +6,7 @@ from lillama.model.targets import ModelShape
 
 
 def plan_rank(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:
-    """The same rank for all matrices that it makes smaller; the budget is what that comes to.
+    """Return the same rank for all matrices that it makes smaller; the budget is what that comes to.
 
     :raises ConfigError: where it makes none smaller.
     """

@@ -24,5 +24,5 @@ TABLES: dict[str, Callable[[Measured], str]] = {
 
 
 def measured_tables(measured: Mapping[str, Measured]) -> list[str]:
-    """A table for every stage that has measured something, each under its name."""
+    """Return a table for every stage that has measured something, each under its name."""
     return [f"{stage.replace('_', ' ')}\n\n{TABLES[stage](found)}" for stage, found in measured.items() if found]

@@ -6,7 +6,7 @@ ESCAPED = "\\|<"  # the backslash first: what would end a cell, or be taken for 
 
 
 def cell_text(text: str) -> str:
-    """A text in one line, with nothing in it that markdown would take for a table's border or for HTML."""
+    """Return a text in one line, with nothing in it that markdown would take for a table's border or for HTML."""
     line = " ".join(text.splitlines())
     for mark in ESCAPED:
         line = line.replace(mark, f"\\{mark}")
@@ -14,7 +14,7 @@ def cell_text(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns."""
+    """Return a markdown table with aligned columns."""
     widths = [max(len(str(line[column])) for line in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -74,7 +74,7 @@ def _keys(figures: Mapping[str, Any], part: str) -> list[str]:
 
 
 def _widest(figures: Mapping[str, Any], part: str, keys: Sequence[str]) -> str:
-    """The largest case that as many variants as possible have run."""
+    """Return the largest case that as many variants as possible have run."""
     return max(
         keys, key=lambda key: (sum(isinstance(found[part].get(key), dict) for found in figures.values()), int(key))
     )

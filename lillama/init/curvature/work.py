@@ -45,7 +45,7 @@ class LossMean:
 
     @property
     def value(self) -> float:
-        """The mean; zero before anything was predicted."""
+        """Return the mean; zero before anything was predicted."""
         return self.total / max(self.count, 1)
 
 
@@ -66,11 +66,11 @@ class CurvatureWork:
         return next(self.blocks.model.parameters()).device
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
-        """Every batch with its number."""
+        """Return every batch with its number."""
         return enumerate(self.data.batches(BATCH, self.device))
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
-        """The names in groups whose moments fit into the limit together."""
+        """Return the names in groups whose moments fit into the limit together."""
         return within_limit({name: self._bytes(name) for name in names}, self.limit)
 
     def _bytes(self, name: str) -> int:
