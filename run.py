@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    from lillama.preempt import leave_when_asked
+    from lillama.core.preempt import leave_when_asked
 
     leave_when_asked()  # the imports below take seconds
 
@@ -14,7 +14,7 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach Session.exit_stat
 import hydra
 from omegaconf import DictConfig
 
-from lillama.launch import Session, set_up
+from lillama.run.command_line import Session, set_up
 
 CONF = str(Path(__file__).resolve().parent / "conf")
 set_up()

@@ -7,16 +7,16 @@ transformers by itself, so that a command line answers at once.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lillama.late import on_import
-from lillama.version import __version__
+from lillama.core.lazy_import import on_import
+from lillama.core.version import __version__
 
 if TYPE_CHECKING:
     from lillama.model.checkpoint import load_checkpoint, save_checkpoint
-    from lillama.oneshot import compress
+    from lillama.run.api import compress
 
 __all__ = ["__version__", "compress", "load_checkpoint", "save_checkpoint"]
 _HOMES = {
-    "compress": "lillama.oneshot",
+    "compress": "lillama.run.api",
     "load_checkpoint": "lillama.model.checkpoint",
     "save_checkpoint": "lillama.model.checkpoint",
 }

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import FactorForm
-from lillama.errors import ConfigError
-from lillama.half_written import whole
-from lillama.results import read_json, write_json
+from lillama.core.errors import ConfigError
+from lillama.core.half_written import whole
+from lillama.core.results import read_json, write_json
 
 PLAN, CARD = "plan.json", "README.md"
 

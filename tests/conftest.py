@@ -23,8 +23,8 @@ from omegaconf import DictConfig
 
 from lillama.config import ModelConfig, RunConfig, Weights
 from lillama.data.tokens import TokenBlocks
-from lillama.launch import Session, set_up, typed
 from lillama.model.load import byte_tokenizer, load_model
+from lillama.run.command_line import Session, set_up, typed
 from tests.composing import from_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ LONGEST = (
     "test_sizes",
     "test_logits",
     "test_fresh_process",
-    "test_launch",
+    "test_command_line",
     "test_joblib",
 )
 set_up()

@@ -14,7 +14,7 @@ from threading import RLock
 from hydra.core.global_hydra import GlobalHydra
 from tqdm import tqdm
 
-from lillama.pipeline import run
+from lillama.run.pipeline import run
 
 RUN = Path(__file__).resolve().parent.parent / "run.py"
 

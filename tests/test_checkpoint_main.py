@@ -7,10 +7,10 @@ from transformers import AutoTokenizer
 from lillama import load_checkpoint, save_checkpoint
 from lillama.checkpoint import main
 from lillama.config import FactorForm, TargetsConfig
+from lillama.core.results import read_json
 from lillama.model.inputs import model_inputs
 from lillama.model.load import byte_tokenizer
 from lillama.model.targets import model_shape
-from lillama.results import read_json
 from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 from tests.checkpoints import stored_parameters

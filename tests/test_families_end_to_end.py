@@ -7,9 +7,9 @@ from transformers import AutoTokenizer
 
 from lillama import load_checkpoint
 from lillama.config import FactorForm, PerplexityConfig
+from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
-from lillama.results import read_json
 from lillama.runtime import LowRankEmbedding, LowRankLinear
 from tests.conftest import TINY_RUN, composed
 from tests.families import tiny

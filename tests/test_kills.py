@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from lillama.pipeline import run
-from lillama.results import read_json
+from lillama.core.results import read_json
+from lillama.run.pipeline import run
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 from tests.forks import CommandLine, fork, status

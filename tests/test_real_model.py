@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 import lillama
 from lillama.config import PerplexityConfig, Source
+from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
-from lillama.pipeline import run
-from lillama.results import read_json
+from lillama.run.pipeline import run
 from tests.conftest import composed
 from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
 from tests.forks import CommandLine

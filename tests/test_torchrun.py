@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from lillama.config import Parallel
-from lillama.pipeline import run
-from lillama.results import read_json
+from lillama.core.results import read_json
+from lillama.run.pipeline import run
 from tests.checkpoints import weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.forks import CommandLine, places, status, team

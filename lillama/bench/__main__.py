@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lillama.bench.figure import draw_sweep
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
+from lillama.core.spread import shown
+from lillama.core.terminal import show
 from lillama.report.cells import cells, tell_open_cells
-from lillama.spread import shown
-from lillama.terminal import show
 
 FIGURE = "bench.png"
 

@@ -12,8 +12,8 @@ import torch
 
 from lillama.bench.needed import names_of
 from lillama.config import RunConfig, Stage, Weights
-from lillama.errors import ConfigError
-from lillama.machine import device_peak, host_peak, reset_peaks
+from lillama.core.errors import ConfigError
+from lillama.core.machine import device_peak, host_peak, reset_peaks
 from lillama.model.load import load_model, meta_model
 from lillama.model.student import Student, random_student
 from lillama.model.targets import ModelShape, model_shape

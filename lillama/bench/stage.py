@@ -18,10 +18,10 @@ from lillama.bench.needed import Settings, attention_flops, llama_like, needed_f
 from lillama.bench.products import Product, Replay, total_flops
 from lillama.bench.projection import project
 from lillama.config import RunConfig, Task, Train
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
+from lillama.core.outputs import BENCH_CHART, SCRATCH
+from lillama.core.spread import ratios, shown, speeds, spread
 from lillama.model.load import model_task
-from lillama.outputs import BENCH_CHART, SCRATCH
-from lillama.spread import ratios, shown, speeds, spread
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)

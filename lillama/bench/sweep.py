@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from lillama.core.spread import shown, spread
 from lillama.report.cells import Cell, varying
 from lillama.report.paper import printed_table
 from lillama.report.records import printed_name
-from lillama.spread import shown, spread
 from lillama.tables.markdown import table
 
 GIBI, TERA = 2**30, 1e12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lillama.cache.entries import Entry, clear, entries
 from lillama.cache.folders import KINDS, MARK, PLACE, default_root, foreign
-from lillama.terminal import show
+from lillama.core.terminal import show
 
 CONTENT = """\
 kinds:

@@ -4,7 +4,7 @@ import errno
 import re
 from pathlib import Path
 
-from lillama.environment import variable
+from lillama.core.environment import variable
 
 PLACE = "~/.cache/lillama"
 KINDS = ("gguf", "tokens", "factors", "scores", "models", "harness")

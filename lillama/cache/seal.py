@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from lillama.provenance import digest, file_digest
+from lillama.core.provenance import digest, file_digest
 
 SEAL = "seal.json"
 

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Normalizer, Source
 from lillama.config.text import MADE, TextConfig
-from lillama.errors import POSITIVE, require
+from lillama.core.errors import POSITIVE, require
 
 
 @dataclass(kw_only=True, slots=True)

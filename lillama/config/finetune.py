@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
 from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.text import DataConfig
-from lillama.errors import POSITIVE, require
+from lillama.core.errors import POSITIVE, require
 
 
 @dataclass(kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lillama.config.choices import OutputMoment, Place, Split
-from lillama.errors import POSITIVE, require
+from lillama.core.errors import POSITIVE, require
 
 
 @dataclass(kw_only=True, slots=True)

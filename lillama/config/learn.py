@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from lillama.config.choices import Keep, LearningRate, Moments, OutOfMemory, Place, Train
-from lillama.errors import POSITIVE, ConfigError, require
+from lillama.core.errors import POSITIVE, ConfigError, require
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config.text import LARGEST_TOKEN_BUDGET
-from lillama.errors import ConfigError, require
+from lillama.core.errors import ConfigError, require
 
 LARGEST_NUMBER = 2**31 - 1  # of what is counted: ranks, batches, epochs
 LONGEST = 2**24  # tokens in one sequence

@@ -18,7 +18,7 @@ from lillama.config.choices import (
     Weighting,
     Weights,
 )
-from lillama.errors import POSITIVE, require
+from lillama.core.errors import POSITIVE, require
 
 
 @dataclass(kw_only=True, slots=True)

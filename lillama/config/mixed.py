@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from lillama.config.choices import Join, Opening, Order, Packing, Source, SystemTurns, Template
 from lillama.config.text import DataConfig, TextConfig
-from lillama.errors import POSITIVE, ConfigError, require
+from lillama.core.errors import POSITIVE, ConfigError, require
 
 ROUNDING = 1e-3  # how far from 1 the shares may add up to: thirds are written as 0.333
 

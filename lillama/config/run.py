@@ -25,7 +25,7 @@ from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.limits import check_values
 from lillama.config.method import BaselineConfig, FactorsConfig, LossConfig, ModelConfig, StrategyConfig
 from lillama.config.text import DataConfig
-from lillama.errors import POSITIVE, ConfigError, require
+from lillama.core.errors import POSITIVE, ConfigError, require
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Join, Order, Packing, Source, SystemTurns, Template
-from lillama.errors import require
+from lillama.core.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
 # What is not read by itself, but made or taken from elsewhere; each has a schema of its own.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lillama.config import Format, TextConfig
+from lillama.core.errors import ConfigError
 from lillama.data.formats import SUFFIXES, compression_of, format_of
-from lillama.errors import ConfigError
 
 # What the library datasets and the Hub keep beside the rows.
 SIDECARS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")

@@ -21,11 +21,11 @@ from lillama.config import (
     Task,
     Weights,
 )
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest
 from lillama.data.tokens import TokenBlocks, kept_blocks
-from lillama.errors import ConfigError
 from lillama.model.decoding import FiniteLogits, seeded, settings_alone
 from lillama.model.load import model_identity, resolve_device, resolve_dtype
-from lillama.provenance import digest
 
 WRITTEN_FORMAT = 1
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from lillama.core.errors import ConfigError
 from lillama.data.utf8 import CHUNK, Utf8File
-from lillama.errors import ConfigError
 
 LONGEST_ITEM = 2**28  # characters
 

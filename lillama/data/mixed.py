@@ -8,12 +8,12 @@ import numpy as np
 
 from lillama.cache import Cache
 from lillama.config import DataConfig, GeneratedDataConfig, MixedDataConfig, PartConfig, Source, TextConfig
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest
 from lillama.data.generated import Writer, generated_blocks
 from lillama.data.sources import source_identity
 from lillama.data.texts import NOTHING_LEFT_OUT
 from lillama.data.tokens import TokenBlocks, token_blocks
-from lillama.errors import ConfigError
-from lillama.provenance import digest
 
 OWN = ("packing", "order", "template", "system", "join", "seed")  # what a part may say otherwise than the whole
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from lillama.core.errors import ConfigError
 from lillama.data.rows import RowError, Rows
 from lillama.data.utf8 import Utf8File
-from lillama.errors import ConfigError
 
 MOST_OFFSETS = 2**20  # that are held of one file; beyond, every second, every fourth, ...
 WHOLE_TEXT = 2**24  # bytes up to which a text is one row

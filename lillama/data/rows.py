@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lillama.config import SystemTurns
+from lillama.core.errors import ConfigError
 from lillama.data.chat import Turn
-from lillama.errors import ConfigError
 
 TEXT_COLUMNS = ("text", "page", "content")
 CONVERSATION_COLUMNS = ("conversations", "messages")

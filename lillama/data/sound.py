@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from lillama.config import Format
+from lillama.core.errors import ConfigError
 from lillama.data.formats import format_of
 from lillama.data.records import Form, Records, one_line
 from lillama.data.rows import TEXT_COLUMNS, Rows
 from lillama.data.sources import read_file
 from lillama.data.texts import encodable
 from lillama.data.utf8 import utf8_file
-from lillama.errors import ConfigError
 
 METADATA, METADATA_STEM = "metadata.jsonl", "metadata."
 TRANSCRIPT_COLUMNS = ("transcription", "transcript", "sentence", *TEXT_COLUMNS)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import Format, InvalidRows, Source, TextConfig
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest, readable_digest
 from lillama.data.folder import text_files
 from lillama.data.formats import compression_of
 from lillama.data.json_list import as_lines, is_list
@@ -14,8 +16,6 @@ from lillama.data.records import Records, delimited, json_lines, whole_text
 from lillama.data.rows import CheckedRows, ListedRows, Row, Rows
 from lillama.data.tables import table_rows
 from lillama.data.utf8 import utf8_file
-from lillama.errors import ConfigError
-from lillama.provenance import digest, readable_digest
 
 HELD_OUT_EVERY = 10
 CHECKED_AT_ONCE = 2**26  # bytes of local files up to which every row is looked at, needed or not

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from lillama.config import DataConfig, Order
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import path_digest
 from lillama.data.sound import read_sound, transcripts
 from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts
-from lillama.errors import ConfigError
 from lillama.model.inputs import Batch
-from lillama.provenance import path_digest
 
 
 @dataclass(frozen=True, slots=True)

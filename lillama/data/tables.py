@@ -5,8 +5,8 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from lillama.config import Format
+from lillama.core.errors import ConfigError
 from lillama.data.rows import RowError, Rows
-from lillama.errors import ConfigError
 
 BATCH = 1024  # rows of parquet that are in memory at a time
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lillama.config import InvalidRows, SystemTurns, Template
+from lillama.core.errors import ConfigError
 from lillama.data.chat import TemplateError, nameless_templates, render, uses_template
 from lillama.data.rows import ListedRows, Row, RowError, Rows, is_plain, joined_turns, plain_text, turns_of
-from lillama.errors import ConfigError
 
 REPLACEMENT = "\ufffd"
 

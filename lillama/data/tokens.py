@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save
 
 from lillama.cache import Cache
 from lillama.config import DataConfig
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest
 from lillama.data.packing import Pieces, pieces
 from lillama.data.rows import Row
 from lillama.data.sources import read_rows, source_identity
 from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts, RowTexts
-from lillama.errors import ConfigError
 from lillama.model.inputs import Batch
-from lillama.provenance import digest
 
 CACHE_FORMAT = 2
 KIND = "tokens"

@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO
 
+from lillama.core.errors import ConfigError
 from lillama.data.formats import compression_of
-from lillama.errors import ConfigError
 
 # UTF-32's marks begin with UTF-16's.
 MARKS = (

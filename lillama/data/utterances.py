@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lillama.config import Source, WerConfig
+from lillama.core.errors import ConfigError
 from lillama.data.sound import TRANSCRIPT_COLUMNS, check_sound, read_sound, sound_library, transcripts
 from lillama.data.sources import data_files
-from lillama.errors import ConfigError
 
 KEY = "evaluate.wer"
 AUDIO = "audio"

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from lillama.algebra.losses import feature_loss
 from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
+from lillama.core.errors import ConfigError
 from lillama.distill.learner import BlockLearner, Feed
 from lillama.distill.stream import Edge, StudentStream
-from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall
 from lillama.model.inputs import Batch, ModelInputs, model_inputs

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lillama.config import BlockwiseConfig, DistillConfig, LossConfig
+from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
 from lillama.distill.batch import (
     Learned,
@@ -34,7 +35,6 @@ from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import Snapshot
 from lillama.distill.stream import Edge
 from lillama.distill.teaching import Teaching, Update, finite
-from lillama.errors import ConfigError
 from lillama.model.blocks import EMBEDDING
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lillama.config import Parallel
+from lillama.core.errors import ConfigError, TeamError
 from lillama.distill.learner import BlockLearner
 from lillama.distill.stream import Edge
-from lillama.errors import ConfigError, TeamError
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
 

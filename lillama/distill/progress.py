@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_iter
 
+from lillama.core.errors import DivergedError
+from lillama.core.preempt import Preemption
 from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import ALONE, Team
 from lillama.distill.snapshot import Snapshot, Snapshots, on_host, random_state, set_random_state
-from lillama.errors import DivergedError
-from lillama.preempt import Preemption
 
 ORDERS = "orders"
 

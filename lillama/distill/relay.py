@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lillama.config import DistillConfig
+from lillama.core.errors import ConfigError
 from lillama.distill.batch import Learned, Lesson, Whole, is_tied, learn_batch, span
 from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import Passage, Team, Update
-from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.inputs import Batch
 from lillama.model.student import Student

@@ -19,9 +19,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from lillama.config import SnapshotConfig
-from lillama.errors import ConfigError, SnapshotError
-from lillama.half_written import sweep, whole
-from lillama.provenance import digest, file_digest
+from lillama.core.errors import ConfigError, SnapshotError
+from lillama.core.half_written import sweep, whole
+from lillama.core.provenance import digest, file_digest
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

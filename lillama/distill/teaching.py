@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lillama.config import DistillConfig, OutOfMemory
+from lillama.core.errors import DeviceMemoryError, DivergedError
 from lillama.distill.batch import Learned, Lesson, Whole, learn_batch, parts, shared_later
 from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import SummedGradients, Team, Update
-from lillama.errors import DeviceMemoryError, DivergedError
 from lillama.model.blocks import Blocks
 from lillama.model.inputs import Batch
 

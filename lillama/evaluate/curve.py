@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from lillama.results import write_csv
+from lillama.core.results import write_csv
 
 COLUMNS = ("tokens", "perplexity")
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lillama.config import ThroughputConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
+from lillama.core.machine import host_peak, reset_peaks
 from lillama.evaluate.variants import release, tensors_of
-from lillama.machine import host_peak, reset_peaks
 from lillama.model.decoding import settings_alone
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.reading import out_of_memory

@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
 from lillama.cache import Cache
-from lillama.provenance import digest
+from lillama.core.provenance import digest
 
 KIND = "harness"
 FORMAT = 1

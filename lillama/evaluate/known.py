@@ -10,10 +10,10 @@ from torch import nn
 
 from lillama.cache import Cache
 from lillama.config import PerplexityConfig
+from lillama.core.provenance import digest
+from lillama.core.version import __version__
 from lillama.evaluate.perplexity import MeasuredText
 from lillama.model.identity import weights_digest
-from lillama.provenance import digest
-from lillama.version import __version__
 
 log = logging.getLogger(__name__)
 KIND = "scores"

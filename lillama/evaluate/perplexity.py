@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lillama.config import PerplexityConfig, Template
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.encode import BORDER, CHARACTERS_A_TOKEN
 from lillama.data.sources import read_rows
 from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts, RowTexts
-from lillama.errors import ConfigError, DivergedError
 from lillama.model.inputs import Batch, model_inputs
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lillama.environment import forget_empty
-from lillama.errors import ConfigError
+from lillama.core.environment import forget_empty
+from lillama.core.errors import ConfigError
+from lillama.core.half_written import whole
+from lillama.core.terminal import show
 from lillama.evaluate.tasks import SPLITS, check_name, load_task, quiet_harness, task_manager
-from lillama.half_written import whole
-from lillama.terminal import show
 
 SETS = Path(__file__).resolve().parents[2] / "conf" / "evaluate" / "zero_shot"
 DEFAULT = "nine"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from lillama.config import SamplesConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.decoding import FiniteLogits, seeded, settings_alone
 
 KEY = "evaluate.samples"

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_limit
 from lillama.algebra.stable_rank import centred, of_moment, stable_rank
 from lillama.config import StableRankConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs

@@ -18,8 +18,8 @@ from typing import Any
 
 from lillama.cache import Cache, default_root
 from lillama.config import ZeroShotConfig
-from lillama.errors import ConfigError
-from lillama.provenance import digest
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")  # where examples come from, in order

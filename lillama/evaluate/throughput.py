@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lillama.config import ThroughputConfig
+from lillama.core.spread import ratios, speeds, spread
 from lillama.evaluate.generation import (
     DECODE,
     FORWARD,
@@ -32,7 +33,6 @@ from lillama.evaluate.generation import (
 )
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, release, tensors_of
 from lillama.model.reading import out_of_memory
-from lillama.spread import ratios, speeds, spread
 
 OOM, NOT_RUN = "OOM", "not run"
 T = TypeVar("T")

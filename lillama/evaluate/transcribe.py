@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lillama.config import WerConfig
+from lillama.core.errors import ConfigError
 from lillama.data.utterances import KEY, Utterance, language_token
-from lillama.errors import ConfigError
 from lillama.evaluate.generation import now
 from lillama.model.decoding import FiniteLogits
 

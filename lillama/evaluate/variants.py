@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lillama.config import FactorForm, ModelConfig
+from lillama.core.results import COMPRESSED, DENSE
 from lillama.model.blocks import Blocks
 from lillama.model.load import meta_model, resolve_dtype
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
-from lillama.results import COMPRESSED, DENSE
 from lillama.runtime import FactorPair, LowRank, LowRankExperts, is_fused_experts
 from lillama.runtime.lillama_modules import Expansion
 

@@ -12,8 +12,8 @@ import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from lillama.config import Normalizer, WerConfig
+from lillama.core.errors import ConfigError
 from lillama.data.utterances import KEY, Utterance
-from lillama.errors import ConfigError
 from lillama.evaluate.transcribe import transcribe
 
 EXAMPLES = 5

@@ -12,11 +12,11 @@ from typing import Any
 
 from lillama.cache import Cache
 from lillama.config import ZeroShotConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
+from lillama.core.provenance import digest
 from lillama.evaluate.tasks import KEY, Tasks, quiet_harness, shots_of
 from lillama.model.identity import tokenizer_digest, weights_digest
 from lillama.model.limits import model_limits
-from lillama.provenance import digest
 
 log = logging.getLogger(__name__)
 HARNESS = "lm-eval"

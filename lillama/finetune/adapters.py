@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lillama.config import LoraConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.runtime import LowRank, LowRankEmbedding, LowRankLinear
 
 

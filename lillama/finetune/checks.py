@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from lillama.config import Dtype, ModelConfig, Objective, RunConfig, Scope, Source, Stage, Task, Tune
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.load import is_compressed, meta_model, model_task, same_vocabulary
 

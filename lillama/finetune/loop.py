@@ -12,11 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from lillama.config import FinetuneConfig
+from lillama.core.errors import DivergedError
 from lillama.data.calibration import Calibration
 from lillama.distill.progress import ORDERS, Session, Stopwatch
 from lillama.distill.schedule import learning_rate
 from lillama.distill.snapshot import set_random_state
-from lillama.errors import DivergedError
 from lillama.finetune.objective import Loss, loss_of
 from lillama.finetune.tuned import Tuned
 from lillama.model.inputs import Batch

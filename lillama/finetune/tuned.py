@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lillama.config import FinetuneConfig, Scope, Tune
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.finetune.adapters import adaptable, add_adapters, merge_adapters
 from lillama.model.surgery import orders_of
 from lillama.runtime import LowRank

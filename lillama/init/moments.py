@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_limit
+from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
-from lillama.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.inputs import ModelInputs, model_inputs
 from lillama.model.runs import run_blocks

@@ -14,9 +14,9 @@ from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
 from lillama.algebra.two_sided import TwoSidedSpectrum
 from lillama.cache import Cache
 from lillama.config import FactorForm, ModelConfig, Weights
+from lillama.core.provenance import digest
 from lillama.model.load import model_identity, resolve_device, resolve_dtype
 from lillama.model.surgery import matrix
-from lillama.provenance import digest
 
 log = logging.getLogger(__name__)
 FACTOR_FORMAT = 1

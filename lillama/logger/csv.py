@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import LoggerConfig
-from lillama.results import write_csv
+from lillama.core.results import write_csv
 
 COLUMNS = ("tokens", "metric", "value")
 

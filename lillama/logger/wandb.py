@@ -9,7 +9,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from lillama.config import LoggerConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 OWN_PLACES = ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 
 class ActivationStore:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig, configuration_utils, modeling_rope_utils
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 KEY = "model.architecture"
 LARGEST = 2**31 - 1

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.calls import Layout
 
 EMBEDDING = -1  # the index of the input embedding; the prediction head comes after the last block

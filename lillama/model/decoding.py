@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
-from lillama.errors import DivergedError
+from lillama.core.errors import DivergedError
 
 
 class FiniteLogits(LogitsProcessor):

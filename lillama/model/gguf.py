@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 BIAS = re.compile(r"blk\.\d+\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down))\.bias")

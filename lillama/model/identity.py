@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lillama.provenance import digest
+from lillama.core.provenance import digest
 
 # Of a configuration: where it came from and how it was saved, not what the model computes.
 NOT_COMPUTED = (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.limits import vocabulary
 
 WHISPERS = ("num_mel_bins", "max_source_positions")  # what the sizes of its features are read from

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 SIDES = ("encoder", "decoder")
 

@@ -16,8 +16,9 @@ from transformers.utils import logging as logging_of_transformers
 
 from lillama.cache import Cache
 from lillama.config import Dtype, ModelConfig, Task, Weights
-from lillama.errors import ConfigError
-from lillama.hub import offline
+from lillama.core.errors import ConfigError
+from lillama.core.hub import offline
+from lillama.core.provenance import digest, readable_digest
 from lillama.model.architecture import inline_architecture
 from lillama.model.blocks import Blocks
 from lillama.model.gguf import check_all_read, check_unsplit, read_once
@@ -32,7 +33,6 @@ from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
 from lillama.model.whole import load_whole
-from lillama.provenance import digest, readable_digest
 from lillama.runtime import METHOD
 from lillama.runtime.lillama_checks import check_finite
 

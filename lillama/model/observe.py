@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall, block_call, with_hidden
 from lillama.model.inputs import Batch, model_inputs

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lillama.errors import ConfigError
-from lillama.results import read_json
+from lillama.core.errors import ConfigError
+from lillama.core.results import read_json
 from lillama.runtime import METHOD
 
 ADAPTER = "adapter_config.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import ModelConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

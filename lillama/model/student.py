@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lillama.config import FactorForm, Train
-from lillama.errors import DivergedError
+from lillama.core.errors import DivergedError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.sharing import shared_parameters
 from lillama.model.surgery import blank_modules, orders_of, student_blocks

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lillama.algebra.ranks import candidate_ranks, dense_parameters, exact_rank, factor_parameters, largest_saving_rank
 from lillama.config import FactorForm, Scope, TargetsConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import check_inputs
 from lillama.model.observe import called_modules

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
+from lillama.core.terminal import show
 from lillama.report.cells import Cell, cells, tell_open_cells
 from lillama.report.entries import Table
 from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_found, scale_names
@@ -21,7 +22,6 @@ from lillama.report.names import named
 from lillama.report.overview import reported, with_tables
 from lillama.report.page import write_page
 from lillama.report.sweep import sweep_table, texts_side_by_side
-from lillama.terminal import show
 
 PAGE = "report.html"
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from lillama.cells import cell_name
-from lillama.compose import sweep_cells
+from lillama.config.cells import cell_name
+from lillama.config.compose import sweep_cells
+from lillama.core.results import FILE, MISSING, read_result
+from lillama.core.terminal import show
 from lillama.report.promise import promise
-from lillama.results import FILE, MISSING, read_result
-from lillama.terminal import show
 
 DAMAGED = "DAMAGED"  # a results.json that cannot be read, or lacks what a result has
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from lillama.core.results import MISSING
 from lillama.report.entries import MEASURED, OOM, PAPER_ONLY, Table
-from lillama.results import MISSING
 
 FAILED, OTHER = "FAILED", "other"
 COUNTED = (MEASURED, MISSING, FAILED, OOM, OTHER)

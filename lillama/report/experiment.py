@@ -8,11 +8,11 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.compose import CONF, EXPERIMENTS, Sweep, experiment_sweep
-from lillama.errors import ConfigError
+from lillama.config.compose import CONF, EXPERIMENTS, Sweep, experiment_sweep
+from lillama.core.errors import ConfigError
+from lillama.core.results import read_json, read_result
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
-from lillama.results import read_json, read_result
 
 OUTPUTS, RESULTS = Path("outputs"), EXPERIMENTS / "results"
 

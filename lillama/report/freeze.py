@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lillama.compose import SCALE, experiment_sweep
-from lillama.errors import ConfigError
+from lillama.config.compose import SCALE, experiment_sweep
+from lillama.core.errors import ConfigError
+from lillama.core.results import write_json
+from lillama.core.terminal import show
 from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_cells
-from lillama.results import write_json
-from lillama.terminal import show
 
 
 def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RESULTS) -> list[Path]:

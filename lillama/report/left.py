@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from lillama.core.terminal import show
 from lillama.report.entries import PAPER_ONLY, Entry, Table
 from lillama.report.experiment import Found
 from lillama.report.notes import cell_of
-from lillama.terminal import show
 
 
 def tell_left(found: Found, tables: Sequence[Table]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from lillama.compose import EXPERIMENTS, experiment_names
-from lillama.errors import ConfigError
+from lillama.config.compose import EXPERIMENTS, experiment_names
+from lillama.core.errors import ConfigError
 
 
 def table_names(experiment: str) -> list[str]:

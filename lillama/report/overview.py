@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lillama.compose import experiment_names
-from lillama.errors import ConfigError
+from lillama.config.compose import experiment_names
+from lillama.core.errors import ConfigError
 from lillama.report.counts import counts, in_words
 from lillama.report.experiment import Found, Places, experiment_found, scale_names
 from lillama.report.names import table_names

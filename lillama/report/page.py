@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lillama.half_written import whole
+from lillama.core.half_written import whole
 from lillama.report.counts import COUNTED
 from lillama.report.entries import PAPER_ONLY
 from lillama.report.overview import Reported

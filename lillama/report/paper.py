@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lillama.compose import EXPERIMENTS
+from lillama.config.compose import EXPERIMENTS
 
 FOLDER = EXPERIMENTS / "paper"
 MEANS = ("Average", "Avg.")

@@ -10,8 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.compose import set_up
-from lillama.errors import ConfigError
+from lillama.config.compose import set_up
+from lillama.core.errors import ConfigError
 
 # A table of literals by scale, which our experiments sweep over; all that is ever evaluated of such a file.
 AT_SCALE = re.compile(r"\$\{at:\{[^$]*\}\}")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lillama.compose import EXPERIMENTS
+from lillama.config.compose import EXPERIMENTS
+from lillama.core.results import COMPRESSED, DENSE
 from lillama.report.cells import Cell
-from lillama.results import COMPRESSED, DENSE
 
 NO_POINT = "-"
 OWN = "own"  # whichever the cell is about

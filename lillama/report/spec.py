@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lillama.config import TableConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 
 CURVE, LINE, BARS = "curve", "line", "bars"
 KINDS = (CURVE, LINE, BARS)

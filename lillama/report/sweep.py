@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lillama.core.results import flatten
 from lillama.report.cells import Cell, all_overrides, varying
-from lillama.results import flatten
 from lillama.tables.markdown import table
 from lillama.tables.samples import samples_page
 

@@ -19,7 +19,7 @@ from lillama.config import (
     TopConfig,
     UniformConfig,
 )
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.bottom import plan_bottom
 from lillama.strategy.kfac import plan_kfac

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lillama.config import BottomConfig, StrategyConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.plan import out_of_reach
 

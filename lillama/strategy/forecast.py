@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import FactorForm, KfacRanksConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
 from lillama.strategy.kfac import plan_kfac
 from lillama.strategy.pooled import lost_after

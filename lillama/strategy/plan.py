@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import FactorForm, PlanFileConfig, StrategyConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
 
 INDEX_BYTES = 4  # int32

@@ -1,7 +1,7 @@
 """``strategy=rank``: one rank for every matrix (Appendix A.12: embedding and head at rank 1024)."""
 
 from lillama.config import RankConfig, StrategyConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
 
 

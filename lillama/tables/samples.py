@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lillama.results import MISSING
+from lillama.core.results import MISSING
 from lillama.tables.markdown import cell_text, table
 
 HEADER = ("model", "repetition", "distinct-1", "distinct-2", "distinct-3", "tokens", "ended")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lillama.spread import shown
+from lillama.core.spread import shown
 from lillama.tables.markdown import table
 
 RATIOS = "ratios"

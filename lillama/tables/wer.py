@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lillama.spread import shown
+from lillama.core.spread import shown
 from lillama.tables.markdown import table
 
 HEADER = ("model", "WER %", "substituted", "deleted", "inserted", "words", "clips", "tokens/s", "real time factor")

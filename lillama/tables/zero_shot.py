@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lillama.results import MISSING
+from lillama.core.results import MISSING
 from lillama.tables.markdown import table
 
 MEAN = "mean"

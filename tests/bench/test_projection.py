@@ -7,7 +7,7 @@ from transformers import GPT2Config
 
 from lillama.bench.built import cut
 from lillama.bench.projection import project
-from lillama.spread import ratios, shown, speeds, spread
+from lillama.core.spread import ratios, shown, speeds, spread
 
 
 def test_a_budget_takes_its_tokens_over_the_speed():

@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from lillama.errors import ConfigError
-from lillama.fingerprint import run_fingerprint
-from lillama.pipeline import run
+from lillama.core.errors import ConfigError
+from lillama.run.fingerprint import run_fingerprint
+from lillama.run.pipeline import run
 from tests.conftest import TINY_RUN, composed
 
 BENCH = (*TINY_RUN, "stages=[plan,bench]", "data.seq_len=16", "distill.batch_size=2", "bench.rounds=3")

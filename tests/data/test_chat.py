@@ -3,9 +3,9 @@
 import pytest
 
 from lillama.config import InvalidRows, SystemTurns, Template
+from lillama.core.errors import ConfigError
 from lillama.data.rows import RowError
 from lillama.data.texts import RowTexts
-from lillama.errors import ConfigError
 from tests.data.test_rows import ALPACA, OPENAI, SHAREGPT, TOOLS
 
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

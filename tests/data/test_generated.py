@@ -15,9 +15,9 @@ from lillama.config import (
     Weights,
     WriteConfig,
 )
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.generated import Writer, generated_blocks
 from lillama.data.mixed import text_blocks
-from lillama.errors import ConfigError, DivergedError
 from lillama.model.load import byte_tokenizer
 from tests.conftest import TINY_LLAMA
 from tests.families import tiny

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from lillama.cache import Cache
 from lillama.config import DataConfig, MixedDataConfig, Packing, PartConfig, Source
+from lillama.core.errors import ConfigError
 from lillama.data.mixed import data_identity, interleaved, parts_of, shared_out, text_blocks
 from lillama.data.tokens import TokenBlocks
-from lillama.errors import ConfigError
-from lillama.fingerprint import run_fingerprint
 from lillama.model.load import byte_tokenizer
+from lillama.run.fingerprint import run_fingerprint
 from tests.conftest import TINY_RUN, composed
 
 TOKENIZER = byte_tokenizer()

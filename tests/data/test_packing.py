@@ -6,10 +6,10 @@ import pytest
 
 from lillama.cache import Cache
 from lillama.config import DataConfig, InvalidRows, Join, Order, Packing, Source
+from lillama.core.errors import ConfigError
 from lillama.data import packing, sources
 from lillama.data.rows import ListedRows
 from lillama.data.tokens import build_blocks, token_blocks
-from lillama.errors import ConfigError
 from lillama.model.load import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

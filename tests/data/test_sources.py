@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lillama.config import DataConfig, Format, InvalidRows, Source, TextConfig
+from lillama.core.errors import ConfigError
 from lillama.data import json_list, records, sources, utf8
 from lillama.data.sources import read_rows, source_identity
-from lillama.errors import ConfigError
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lillama.cache import Cache
 from lillama.config import DataConfig, Join, Order, Packing, Source
+from lillama.core.errors import ConfigError
 from lillama.data.tokens import build_blocks, token_blocks
-from lillama.errors import ConfigError
 from lillama.model.load import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

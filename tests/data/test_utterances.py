@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lillama.config import Source, WerConfig
+from lillama.core.errors import ConfigError
 from lillama.data.utterances import read_speech
-from lillama.errors import ConfigError
 
 soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
 pytest.importorskip("jiwer", reason="jiwer is not installed")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lillama.config import BlockwiseConfig, DistillConfig, Inputs, Place
+from lillama.core.errors import ConfigError
 from lillama.distill import Session, distill
 from lillama.distill.learner import BlockLearner
-from lillama.errors import ConfigError
 from lillama.model.inputs import model_inputs
 from lillama.model.runs import run_blocks
 from tests.conftest import composed, random_tokens

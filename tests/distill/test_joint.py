@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from lillama.config import Distance, DistillConfig, Inputs, Keep, LossConfig, Reduction, Train
+from lillama.core.errors import DivergedError
 from lillama.data.tokens import TokenBlocks
 from lillama.distill import Session, distill
 from lillama.distill.batch import Lesson, block_feeds, learn_batch, make_learners
 from lillama.distill.stream import StudentStream
-from lillama.errors import DivergedError
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall
 from lillama.model.inputs import model_inputs

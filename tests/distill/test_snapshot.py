@@ -23,15 +23,15 @@ from lillama.config import (
     ScheduleConfig,
     SnapshotConfig,
 )
+from lillama.core.errors import ConfigError, DivergedError, Preempted, SnapshotError
+from lillama.core.preempt import Preemption, listening
+from lillama.core.provenance import digest
 from lillama.distill import Session, blockwise, distill
 from lillama.distill.batch import student_on
 from lillama.distill.progress import ORDERS, as_parts
 from lillama.distill.snapshot import Snapshots
-from lillama.errors import ConfigError, DivergedError, Preempted, SnapshotError
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
-from lillama.preempt import Preemption, listening
-from lillama.provenance import digest
 from tests.conftest import random_tokens
 from tests.distill.test_joint import RANKS, loss_of
 from tests.model.test_student import student_of

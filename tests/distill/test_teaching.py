@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lillama.config import DistillConfig, Inputs, Moments, OutOfMemory
+from lillama.core.errors import DeviceMemoryError
 from lillama.distill import Session, distill
 from lillama.distill.batch import make_learner
 from lillama.distill.learner import BlockLearner
-from lillama.errors import DeviceMemoryError
 from tests.conftest import random_tokens
 from tests.distill.test_joint import RANKS, loss_of
 from tests.model.test_student import student_of

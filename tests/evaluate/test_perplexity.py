@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lillama.config import InvalidRows, PerplexityConfig, Source
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lillama.config import SamplesConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.samples import distinct, prompt_tokens, repetition, samples
 from tests.families import tiny
 

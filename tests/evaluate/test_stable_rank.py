@@ -6,7 +6,7 @@ import torch
 from lillama.algebra import moments
 from lillama.algebra.stable_rank import stable_rank
 from lillama.config import StableRankConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate import stable_rank as stage
 from lillama.evaluate.stable_rank import draw_stable_ranks, stable_ranks
 from lillama.model.student import random_student

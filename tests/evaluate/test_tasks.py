@@ -1,7 +1,7 @@
 import pytest
 
 from lillama.config import ZeroShotConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.evaluate.tasks import harness_tasks, leaves_of, task_manager
 from tests.conftest import composed
 from tests.evaluate.tasks_data import NAMES, fill, rows, write

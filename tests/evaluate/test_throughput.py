@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lillama.config import ModelConfig, ThroughputConfig, Weights
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.generation import Case, PeakMemory, cases_of, forward, generate, weight_bytes
 from lillama.evaluate.throughput import throughput
 from lillama.evaluate.variants import Variant, model_variants, student_variants

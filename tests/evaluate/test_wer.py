@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from lillama.config import Normalizer, Source, WerConfig
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.utterances import Utterance
-from lillama.errors import ConfigError, DivergedError
 from lillama.evaluate.wer import Edits, standard_error, word_edits, word_errors
 from lillama.model.load import BYTE_TOKENS, byte_tokenizer
 from tests.families import tiny

@@ -10,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from lillama.cache import Cache
 from lillama.cache.folders import MARK
 from lillama.config import ZeroShotConfig
-from lillama.errors import ConfigError, DivergedError
+from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.tasks import Tasks, harness_tasks, task_manager
 from lillama.evaluate.zero_shot import mean_of, recovery, zero_shot
 from tests.evaluate.tasks_data import NAMES, fill, rows, write

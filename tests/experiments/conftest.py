@@ -2,7 +2,7 @@
 
 import pytest
 
-from lillama.compose import experiment_sweep
+from lillama.config.compose import experiment_sweep
 from lillama.model.load import meta_model
 from lillama.model.targets import model_shape
 from lillama.report.experiment import Places, experiment_tables

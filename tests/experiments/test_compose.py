@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from lillama.compose import experiment_names, experiment_sweep
-from lillama.errors import ConfigError
+from lillama.config.compose import experiment_names, experiment_sweep
+from lillama.core.errors import ConfigError
 from lillama.report.paper import FOLDER
 from tests.conftest import ROOT, composed
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lillama.compose import experiment_sweep
 from lillama.config import ModelConfig, Stage, Weights
+from lillama.config.compose import experiment_sweep
 from lillama.strategy import make_plan
 from tests.conftest import composed
 

@@ -5,7 +5,7 @@ Benchmarks have tests of their own.
 
 import pytest
 
-from lillama.compose import experiment_names
+from lillama.config.compose import experiment_names
 
 pytestmark = pytest.mark.long
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lillama.compose import experiment_names
+from lillama.config.compose import experiment_names
 
 
 @pytest.mark.parametrize("name", [name for name in experiment_names() if name.startswith("table")])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lillama.config import LoraConfig, Tune
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.finetune import Tuned, fine_tune
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny

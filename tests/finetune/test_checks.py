@@ -3,7 +3,7 @@
 import pytest
 
 from lillama.config import Dtype, Scope, Stage, Task, Tune
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.finetune import check_finetune
 from tests.conftest import composed
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lillama.config import FactorForm, SnapshotConfig, Tune
+from lillama.core.errors import DivergedError
 from lillama.distill import Session
 from lillama.distill.progress import as_parts
 from lillama.distill.snapshot import Snapshots
-from lillama.errors import DivergedError
 from lillama.finetune import Tuned, fine_tune
 from tests.conftest import random_tokens
 from tests.families import FAMILIES, batch_for, tiny

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from lillama.config import FeatureConfig, KfacConfig, OutputMoment, Place
+from lillama.core.errors import DivergedError
 from lillama.data.tokens import TokenBlocks
-from lillama.errors import DivergedError
 from lillama.init import StartNotes, start_factors
 from lillama.init.curvature import LossMean, curvatures, is_plain_chain
 from lillama.init.kfac import loss_spectra

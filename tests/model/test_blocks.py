@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.calls import Swap
 from lillama.model.inputs import Batch, model_inputs

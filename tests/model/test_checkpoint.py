@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import Dtype
-from lillama.errors import ConfigError, WriteError
+from lillama.core.errors import ConfigError, WriteError
 from lillama.model.checkpoint import check_saveable, check_space
 from lillama.model.load import load_model
 from tests.model.test_student import IDS, student_of

@@ -5,7 +5,7 @@ import pytest
 
 from lillama.cache.folders import MARK
 from lillama.config import ModelConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import load_model
 from tests.gguf_files import HIDDEN, write_gguf
 

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from lillama.cache.folders import MARK
 from lillama.config import Dtype, ModelConfig, Weights
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import (
     imported_gguf,
     load_model,

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import lillama
 from lillama.config import TargetsConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import byte_tokenizer
 from lillama.model.observe import called_modules
 from lillama.model.targets import model_shape

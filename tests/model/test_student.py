@@ -4,7 +4,7 @@ import torch
 from lillama.algebra.factorize import svd_factors
 from lillama.algebra.pivot import pivoted
 from lillama.config import FactorForm
-from lillama.errors import DivergedError
+from lillama.core.errors import DivergedError
 from lillama.model.blocks import Blocks
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_modules, matrix

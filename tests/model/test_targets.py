@@ -3,7 +3,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lillama.config import Scope, TargetsConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import matches, model_shape
 from tests.families import FAMILIES, tiny
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lillama.config import Dtype, ModelConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import load_model, meta_model
 from tests.families import tiny
 

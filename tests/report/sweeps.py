@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lillama.results import RunResult, write_json
+from lillama.core.results import RunResult, write_json
 
 TASKS = (
     "truthfulqa_mc2",

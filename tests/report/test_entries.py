@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lillama.config import TableConfig
+from lillama.core.results import RunResult
 from lillama.report.cells import Cell
 from lillama.report.entries import make_table
 from lillama.report.paper import FOLDER, as_number, printed_table, recomputed_mean
-from lillama.results import RunResult
 
 GIVEN = {"model": "phi2", "reduction": "0.2"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lillama.config import TableConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.report.cells import Cell
 from lillama.report.entries import make_table
 from lillama.report.figure import figure_png

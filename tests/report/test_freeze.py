@@ -1,9 +1,9 @@
 """Results that are kept with the code."""
 
-from lillama.compose import experiment_sweep
+from lillama.config.compose import experiment_sweep
+from lillama.core.results import RunResult, read_json, write_json
 from lillama.report.experiment import Places, experiment_cells
 from lillama.report.freeze import freeze, without_places
-from lillama.results import RunResult, read_json, write_json
 
 
 def result(*overrides, status="done"):

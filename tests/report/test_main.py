@@ -1,5 +1,5 @@
+from lillama.core.results import RunResult, write_json
 from lillama.report.__main__ import main
-from lillama.results import RunResult, write_json
 
 
 def result(status="done", **figures):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.report.names import named
 from tests.conftest import ROOT
 

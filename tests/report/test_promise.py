@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lillama.compose import experiment_sweep
-from lillama.errors import ConfigError
+from lillama.config.compose import experiment_sweep
+from lillama.core.errors import ConfigError
 from lillama.report.__main__ import main
 from lillama.report.cells import promised_overrides
 
@@ -59,7 +59,7 @@ def test_an_experiments_own_cells_are_promised_by_its_file(name, scale, tmp_path
     """As Hydra writes it: not interpolated."""
     import yaml
 
-    from lillama.compose import EXPERIMENTS
+    from lillama.config.compose import EXPERIMENTS
 
     params = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
     assert promised(tmp_path, params, scale=scale) == experiment_sweep(name, scale).cells

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import ModelConfig
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import byte_tokenizer, load_model
 from lillama.runtime.lillama_checks import check_finite, check_groups, is_finite
 from tests.families import tiny

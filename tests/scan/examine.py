@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, Task, UniformConfig
+from lillama.core.errors import ConfigError
 from lillama.distill import Session, distill
 from lillama.distill.batch import Lesson, learn_batch, make_learners, parts
-from lillama.errors import ConfigError
 from lillama.init import start_factors
 from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states

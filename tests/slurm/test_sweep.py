@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from lillama.pipeline import run
+from lillama.core.results import read_json
 from lillama.report.__main__ import main
 from lillama.report.cells import cells
-from lillama.results import read_json
+from lillama.run.pipeline import run
 from tests.checkpoints import same, weights
 from tests.conftest import ROOT, TINY_RUN, composed
 from tests.forks import CommandLine

@@ -19,7 +19,7 @@ from lillama.config import (
     TopConfig,
     UniformConfig,
 )
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.load import meta_model
 from lillama.model.targets import ModelShape, Target, model_shape
 from lillama.strategy import make_plan, parse_count

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lillama.config import FactorForm, SpectrumConfig, UniformConfig, Weighting
-from lillama.errors import ConfigError
+from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape, Target
 from lillama.strategy import make_plan
 from tests.strategy.test_plans import candidates, models, of_factors, realised

@@ -6,13 +6,13 @@ import shutil
 import pytest
 
 import lillama.init.feature
-import lillama.supply
+import lillama.run.supply
+from lillama.core.outputs import Outputs
+from lillama.core.results import read_json
 from lillama.distill.parallel import Team
-from lillama.fingerprint import run_fingerprint
-from lillama.outputs import Outputs
-from lillama.pipeline import Job, agreed_plan, run
-from lillama.record import Record
-from lillama.results import read_json
+from lillama.run.fingerprint import run_fingerprint
+from lillama.run.pipeline import Job, agreed_plan, run
+from lillama.run.record import Record
 from lillama.strategy.plan import RankPlan
 from tests.conftest import TINY_RUN, composed
 
@@ -86,7 +86,7 @@ def test_it_needs_no_feature_start_and_knows_experts_and_a_tied_embedding(words,
 
 
 def test_a_request_out_of_reach_and_bad_data_are_told_before_a_model_is_loaded(cli, spectrum, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     for number, (word, said) in enumerate([("strategy.k=30", "largest possible"), ("data.tokens=100000000", "only")]):
         status, _, err = cli(*spectrum, "stages=[plan]", word, f"hydra.run.dir={tmp_path / str(number)}")
         assert status == 2
@@ -111,7 +111,7 @@ def test_a_run_goes_on_by_the_plan_that_it_began_with(spectrum, tmp_path, monkey
     assert list((tmp_path / "run" / "snapshots").glob("step-*"))
     (tmp_path / "run" / "plan.json").unlink()
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(lillama.supply, "plan_spectra", lambda *_, **__: pytest.fail("planned anew"))
+    monkeypatch.setattr(lillama.run.supply, "plan_spectra", lambda *_, **__: pytest.fail("planned anew"))
     assert run(config, tmp_path / "run")["status"] == "done"
     assert read_json(tmp_path / "run" / "plan.json") == began
 

@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from lillama.algebra.moments import MOMENT_BYTES
 from lillama.config import SAMPLED_LABELS, KfacConfig
+from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
-from lillama.errors import ConfigError
 from lillama.init.curvature.streamed import streamed
 from lillama.init.curvature.whole import whole
 from lillama.init.curvature.work import Curvature, CurvatureWork, LossMean, require_gradient

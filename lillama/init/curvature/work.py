@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from lillama.algebra.moments import moment_bytes, within_limit
 from lillama.config import OutputMoment
+from lillama.core.errors import DivergedError
 from lillama.data.calibration import Calibration
-from lillama.errors import DivergedError
 from lillama.init.labels import CalibrationLoss
 from lillama.init.moments import InputCollector, InputMoment
 from lillama.init.outputs import OutputCollector, OutputMoments

@@ -1,0 +1,1 @@
+"""Run a configuration: command line, inputs and checks, stages, records, folders, resumption."""

@@ -1,0 +1,95 @@
+"""Hash what a result depends on: two runs with the same fingerprint give the same figures."""
+
+from pathlib import Path
+from typing import Any
+
+from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key, plain
+from lillama.core.errors import ConfigError
+from lillama.core.provenance import digest, path_digest, readable_digest
+from lillama.core.version import __version__
+from lillama.data.mixed import data_identity
+from lillama.data.sources import source_identity
+from lillama.model.load import model_identity
+
+WITHOUT_EFFECT = (
+    *("name", "scale", "ranks", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint", "reuse"),
+    *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
+)
+# Likewise to rounding: how a step is fitted into the memory that there is.
+FITTING = {
+    "distill": ("micro_batch", "on_oom", "merge", "compile"),
+    "model": ("offload",),
+    "finetune": ("micro_batch", "activation_checkpointing"),
+}
+
+
+def run_fingerprint(config: RunConfig) -> str:
+    """The configuration without paths and loggers, the content of the model and the texts, the package's version.
+
+    :raises ConfigError: where a model, a text or a plan is not there.
+    """
+    values = plain(config)
+    for key in WITHOUT_EFFECT:
+        del values[key]
+    if config.factors.form is FactorForm.plain:  # what every run was before there was another form
+        del values["factors"]
+    if Stage.bench not in config.stages:
+        del values["bench"]
+    for group, keys in FITTING.items():
+        for key in keys:
+            del values[group][key]
+    values["distill"]["schedule"].pop("place", None)
+    _forget_places(values)
+    if Stage.finetune not in config.stages:
+        del values["finetune"]
+    for measure in set(MEASURES) - set(config.stages):
+        del values["evaluate"][measure.name]
+    values["model"]["name"] = None
+    return digest([__version__, values, *_contents(config)])
+
+
+def _forget_places(values: dict[str, Any]) -> None:
+    """Leave out where models and texts lie: what they hold is what counts."""
+    evaluate, texts = values["evaluate"], [values["data"], values["finetune"]["data"]]
+    parts = [part for text in texts for part in text.get("parts", {}).values()]
+    domains = evaluate["domains"]["texts"].values()
+    for place in (values["model"], *texts, *parts, evaluate["perplexity"], evaluate["wer"], *domains):
+        place["path"] = None
+    evaluate["tasks_dir"] = evaluate["baseline"] = None
+
+
+def _contents(config: RunConfig) -> list[str | None]:
+    strategy = config.strategy
+    plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
+    if set(config.stages) == {Stage.plan} and not config.calibrates:
+        # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
+        return [plan, None if config.model.architecture else model_identity(config.model)]
+    if set(config.stages) == {Stage.plan}:
+        return [plan, model_identity(config.model), data_identity(config.data)]
+    perplexity = config.evaluate.perplexity
+    texts = [data_identity(config.data), source_identity(perplexity, "evaluate.perplexity")]
+    if Stage.finetune in config.stages:
+        texts.append(data_identity(config.finetune_data))
+    return [plan, model_identity(config.model), *texts, *_measured_on(config)]
+
+
+def _measured_on(config: RunConfig) -> list[str | None]:
+    """List what the measuring stages read, and the dense model beside a checkpoint."""
+    evaluate = config.evaluate
+    tasks = (
+        readable_digest(Path(evaluate.tasks_dir).expanduser(), "evaluate.tasks_dir")
+        if Stage.zero_shot in config.stages and evaluate.tasks_dir
+        else None
+    )
+    speech = source_identity(evaluate.wer, "evaluate.wer") if Stage.wer in config.stages else None
+    texts = evaluate.domains.texts if Stage.domains in config.stages else {}
+    domains = [source_identity(own, domain_key(name)) for name, own in texts.items()]
+    baseline = config.baseline
+    return [tasks, speech, *domains, None if baseline is None else model_identity(baseline)]
+
+
+def _plan_digest(strategy: PlanFileConfig) -> str:
+    file = Path(strategy.file)
+    if not file.is_file():
+        raise ConfigError(f"strategy.file={file}: no such file")
+    return path_digest(file)
