@@ -46,10 +46,10 @@ lint: $(TEST_READY)
 
 # A sweep that fails in some cells still has a table: it says which.
 experiment: $(TEST_READY)
-	$(BIN)/python run.py experiments=$(NAME) scale=$(SCALE); $(BIN)/python -m lillama.report $(NAME) --scale $(SCALE)
+	$(BIN)/python run.py experiments=$(NAME) scale=$(SCALE); $(BIN)/python -m lillama report $(NAME) --scale $(SCALE)
 
 report: $(TEST_READY)
-	$(BIN)/python -m lillama.report --all
+	$(BIN)/python -m lillama report --all
 
 # The experiment that makes a table of the paper: table02_zero_shot for table02, table08_losses for table12.
 table% figure% open_% next_%: $(TEST_READY)

@@ -33,7 +33,7 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    from lillama.runtime import register
+    from lillama.model.lowrank import register
 
     register()
 

@@ -10,20 +10,21 @@ from tests.conftest import ROOT
 # From the ground up, a package a line where one stands on the other.
 FLOORS = [
     {"core"},
-    {"config", "cache"},
-    {"algebra", "runtime", "tables"},
+    {"config"},
+    {"algebra"},
     {"model"},
     {"data", "strategy"},
-    {"init", "distill", "evaluate", "logger"},
+    {"init", "distill", "evaluate"},
     {"finetune"},
     {"report"},
     {"bench"},
-    {"run", "checkpoint"},
+    {"run"},
+    {"__main__"},
 ]
 WITH_TORCH = {"core/machine.py"}
 WITHOUT_TORCH = [
     str(path.relative_to(ROOT / "lillama"))
-    for package in ("core", "config", "report", "tables", "cache")
+    for package in ("core", "core/cache", "config", "report", "report/tables")
     for path in sorted((ROOT / "lillama" / package).glob("*.py"))
     if str(path.relative_to(ROOT / "lillama")) not in WITH_TORCH
 ]
@@ -67,6 +68,18 @@ def test_imports_run_downward(path):
         other = name.removeprefix("lillama.")
         inside = package_of(own) == package_of(other)
         assert inside or floor_of(other) < floor_of(own), f"{own} imports {other}, which is not below it"
+
+
+def test_what_travels_with_a_checkpoint_imports_nothing_of_the_package():
+    for path in sorted((ROOT / "lillama" / "model" / "lowrank").glob("*.py")):
+        others = {name for name in imports_of(path, everywhere=True) if package_of(name) == "lillama"}
+        assert all(name.startswith("lillama.model.lowrank") for name in others), path
+
+
+def test_the_package_has_few_names_at_its_top():
+    names = [path.name for path in (ROOT / "lillama").iterdir() if not path.name.startswith("__")]
+    assert len(names) <= 14
+    assert not [name for name in names if name.endswith(".py")], "a module stands in a folder that says what it is for"
 
 
 def test_the_core_needs_neither_wandb_nor_datasets_nor_the_harness():

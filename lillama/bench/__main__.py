@@ -1,4 +1,4 @@
-"""``python -m lillama.bench FOLDER``: the benchmarks of a sweep as a table and a figure, every cell, run or not.
+"""``python -m lillama bench FOLDER``: the benchmarks of a sweep as a table and a figure, every cell, run or not.
 
 A cell that was not run says MISSING, one that failed says FAILED; the exit status is then 1.
 """
@@ -19,7 +19,7 @@ FIGURE = "bench.png"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of a folder and write ``bench.png`` into it; 1 where a cell is not done, 2 for a bad folder."""
-    parser = argparse.ArgumentParser(prog="python -m lillama.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lillama bench", description=__doc__)
     parser.add_argument("folder", type=Path, help="a sweep's folder (outputs/NAME)")
     options = parser.parse_args(arguments)
     found = cells(options.folder) if options.folder.is_dir() else []

@@ -9,7 +9,7 @@ from lillama.core.spread import shown, spread
 from lillama.report.cells import Cell, varying
 from lillama.report.paper import printed_table
 from lillama.report.records import printed_name
-from lillama.tables.markdown import table
+from lillama.report.tables.markdown import table
 
 GIBI, TERA = 2**30, 1e12
 PAPER = "table09_time.csv"

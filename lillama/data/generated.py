@@ -10,7 +10,6 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from lillama.cache import Cache
 from lillama.config import (
     DataConfig,
     GeneratedDataConfig,
@@ -21,6 +20,7 @@ from lillama.config import (
     Task,
     Weights,
 )
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest
 from lillama.data.tokens import TokenBlocks, kept_blocks

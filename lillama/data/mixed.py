@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lillama.cache import Cache
 from lillama.config import DataConfig, GeneratedDataConfig, MixedDataConfig, PartConfig, Source, TextConfig
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest
 from lillama.data.generated import Writer, generated_blocks

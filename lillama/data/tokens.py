@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from lillama.cache import Cache
 from lillama.config import DataConfig
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest
 from lillama.data.packing import Pieces, pieces

@@ -10,7 +10,7 @@ import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 
-from lillama.cache import Cache
+from lillama.core.cache import Cache
 from lillama.core.provenance import digest
 
 KIND = "harness"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from lillama.cache import Cache
 from lillama.config import PerplexityConfig
+from lillama.core.cache import Cache
 from lillama.core.provenance import digest
 from lillama.core.version import __version__
 from lillama.evaluate.perplexity import MeasuredText

@@ -1,4 +1,4 @@
-"""``python -m lillama.evaluate.prefetch FOLDER [NAME ...]``: tasks' data from the Hub, for ``evaluate.tasks_dir``.
+"""``python -m lillama prefetch FOLDER [NAME ...]``: tasks' data from the Hub, for ``evaluate.tasks_dir``.
 
 For clusters whose nodes have no Hub: run it where there is one, and copy the folder. A name is a task, group or tag of
 the harness, or an option of ``evaluate/zero_shot`` (``nine``, which is also what no name means).
@@ -57,7 +57,7 @@ def _write(place: Path, task: Any) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill a folder; 1 where something could not be had."""
-    parser = argparse.ArgumentParser(prog="python -m lillama.evaluate.prefetch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lillama prefetch", description=__doc__)
     parser.add_argument("folder", type=Path, help="what evaluate.tasks_dir will name")
     parser.add_argument("names", nargs="*", default=[DEFAULT], metavar="NAME", help="tasks, groups, tags or sets")
     options = parser.parse_args(arguments)

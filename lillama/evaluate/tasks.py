@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lillama.cache import Cache, default_root
 from lillama.config import ZeroShotConfig
+from lillama.core.cache import Cache, default_root
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest
 
@@ -25,7 +25,7 @@ SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 EXAMPLES = ("fewshot_split", "training_split", "validation_split", "test_split")  # where examples come from, in order
 KEY, DIR = "evaluate.zero_shot", "evaluate.tasks_dir"
 _managers: list[Any] = []
-LOCAL = f"give {DIR}=FOLDER with its data as JSON Lines (python -m lillama.evaluate.prefetch fills one)"
+LOCAL = f"give {DIR}=FOLDER with its data as JSON Lines (python -m lillama prefetch fills one)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from lillama.config import FactorForm, ModelConfig
 from lillama.core.results import COMPRESSED, DENSE
 from lillama.model.blocks import Blocks
 from lillama.model.load import meta_model, resolve_dtype
+from lillama.model.lowrank import FactorPair, LowRank, LowRankExperts, is_fused_experts
+from lillama.model.lowrank.lillama_modules import Expansion
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
-from lillama.runtime import FactorPair, LowRank, LowRankExperts, is_fused_experts
-from lillama.runtime.lillama_modules import Expansion
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 OF_PRODUCTS = (nn.Linear, Conv1D, nn.Embedding, Expansion, FactorPair, LowRankExperts)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lillama.cache import Cache
 from lillama.config import ZeroShotConfig
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.core.provenance import digest
 from lillama.evaluate.tasks import KEY, Tasks, quiet_harness, shots_of

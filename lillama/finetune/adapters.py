@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lillama.config import LoraConfig
 from lillama.core.errors import ConfigError
-from lillama.runtime import LowRank, LowRankEmbedding, LowRankLinear
+from lillama.model.lowrank import LowRank, LowRankEmbedding, LowRankLinear
 
 
 def add_adapters(model: Any, config: LoraConfig, names: list[str]) -> Any:

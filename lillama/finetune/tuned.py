@@ -10,8 +10,8 @@ from torch import nn
 from lillama.config import FinetuneConfig, Scope, Tune
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.finetune.adapters import adaptable, add_adapters, merge_adapters
+from lillama.model.lowrank import LowRank
 from lillama.model.surgery import orders_of
-from lillama.runtime import LowRank
 
 OTHER = {Scope.encoder: Scope.decoder, Scope.decoder: Scope.encoder}
 

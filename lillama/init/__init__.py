@@ -17,8 +17,8 @@ from lillama.init.notes import StartNotes
 from lillama.init.random import random_start
 from lillama.init.spectra import FactorCache, factor_cache
 from lillama.init.svd import svd_start
+from lillama.model.lowrank import LowRank
 from lillama.model.surgery import low_rank_modules, owner
-from lillama.runtime import LowRank
 
 __all__ = ["STARTS", "FactorCache", "StartNotes", "factor_cache", "start_factors"]
 

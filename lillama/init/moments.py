@@ -13,9 +13,9 @@ from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
 from lillama.model.blocks import Blocks
 from lillama.model.inputs import ModelInputs, model_inputs
+from lillama.model.lowrank import expert_matrices
 from lillama.model.runs import run_blocks
 from lillama.model.surgery import matrix, owner
-from lillama.runtime import expert_matrices
 
 log = logging.getLogger(__name__)
 # Of a linear: E[x x^T] [in, in]. Of fused experts: one an expert, of the tokens that are routed to it. Of an embedding:

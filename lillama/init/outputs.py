@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lillama.algebra.moments import DiagonalMoment, Moment
 from lillama.config import OutputMoment
 from lillama.init.moments import InputCollector
+from lillama.model.lowrank import embedding_scale, expert_matrices, is_table
 from lillama.model.surgery import matrix, owner
-from lillama.runtime import embedding_scale, expert_matrices, is_table
 
 # Of a linear or an embedding: E[g g^T] [out, out] or its diagonal. Of fused experts: one an expert.
 OutputMoments = Moment | DiagonalMoment | list[Moment | DiagonalMoment]

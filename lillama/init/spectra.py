@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lillama.algebra.ranks import largest_saving_rank
 from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
 from lillama.algebra.two_sided import TwoSidedSpectrum
-from lillama.cache import Cache
 from lillama.config import FactorForm, ModelConfig, Weights
+from lillama.core.cache import Cache
 from lillama.core.provenance import digest
 from lillama.model.load import model_identity, resolve_device, resolve_dtype
 from lillama.model.surgery import matrix

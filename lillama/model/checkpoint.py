@@ -14,11 +14,11 @@ from transformers import AutoConfig
 from lillama.core.errors import ConfigError, WriteError, disk_trouble
 from lillama.core.half_written import whole
 from lillama.core.results import write_json
+from lillama.model.lowrank import METHOD, mark, register
 from lillama.model.reading import quantization_of, unreadable
 from lillama.model.surgery import low_rank_config
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.model.whole import load_whole
-from lillama.runtime import METHOD, mark, register
 
 HUB_OPTIONS = ("trust_remote_code", "revision", "token", "subfolder", "cache_dir", "local_files_only")
 

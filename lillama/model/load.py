@@ -14,14 +14,16 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as logging_of_transformers
 
-from lillama.cache import Cache
 from lillama.config import Dtype, ModelConfig, Task, Weights
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.core.hub import offline
 from lillama.core.provenance import digest, readable_digest
 from lillama.model.architecture import inline_architecture
 from lillama.model.blocks import Blocks
 from lillama.model.gguf import check_all_read, check_unsplit, read_once
+from lillama.model.lowrank import METHOD
+from lillama.model.lowrank.lillama_checks import check_finite
 from lillama.model.reading import (
     check_no_adapter,
     check_not_quantized,
@@ -33,8 +35,6 @@ from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.visit import keep_at_home
 from lillama.model.whole import load_whole
-from lillama.runtime import METHOD
-from lillama.runtime.lillama_checks import check_finite
 
 log = logging.getLogger(__name__)
 PACKAGE_SCHEME = "package://"

@@ -17,7 +17,7 @@ from lillama.core.errors import ConfigError
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall, block_call, with_hidden
 from lillama.model.inputs import Batch, model_inputs
-from lillama.runtime import is_fused_experts
+from lillama.model.lowrank import is_fused_experts
 
 log = logging.getLogger(__name__)
 ROWS, LENGTH = 5, 4  # of the tokens that it runs on

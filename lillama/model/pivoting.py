@@ -7,7 +7,7 @@ from torch import nn
 
 from lillama.algebra.pivot import pivoted
 from lillama.algebra.spectrum import Factors
-from lillama.runtime import (
+from lillama.model.lowrank import (
     PIVOTED,
     FactorPair,
     LowRankConfig,

@@ -9,7 +9,7 @@ import torch
 
 from lillama.core.errors import ConfigError
 from lillama.core.results import read_json
-from lillama.runtime import METHOD
+from lillama.model.lowrank import METHOD
 
 ADAPTER = "adapter_config.json"
 # What quantizers leave beside weights whose config.json may say nothing: AutoGPTQ, AutoAWQ, ModelOpt, HQQ, Quanto.

@@ -9,9 +9,9 @@ from torch import nn
 from lillama.config import FactorForm, Train
 from lillama.core.errors import DivergedError
 from lillama.model.blocks import EMBEDDING, Blocks
+from lillama.model.lowrank import LowRank, note_tie, tied_head
 from lillama.model.sharing import shared_parameters
 from lillama.model.surgery import blank_modules, orders_of, student_blocks
-from lillama.runtime import LowRank, note_tie, tied_head
 
 
 class Student:

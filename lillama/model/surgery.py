@@ -12,9 +12,7 @@ from lillama.algebra.factorize import Factors
 from lillama.algebra.pivot import PivotedFactors
 from lillama.config import FactorForm
 from lillama.model.blocks import EMBEDDING, Blocks
-from lillama.model.sharing import shared_parameters
-from lillama.model.visit import visit_like
-from lillama.runtime import (
+from lillama.model.lowrank import (
     PIVOTED,
     PLAIN,
     LowRank,
@@ -28,6 +26,8 @@ from lillama.runtime import (
     is_fused_experts,
     tied_head,
 )
+from lillama.model.sharing import shared_parameters
+from lillama.model.visit import visit_like
 
 AnyFactors = Factors | PivotedFactors
 

@@ -18,9 +18,9 @@ from lillama.config import FactorForm, Scope, TargetsConfig
 from lillama.core.errors import ConfigError
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import check_inputs
+from lillama.model.lowrank import expert_matrices, is_fused_experts, is_table, tied_head
 from lillama.model.observe import called_modules
 from lillama.model.sharing import shared_parameters
-from lillama.runtime import expert_matrices, is_fused_experts, is_table, tied_head
 
 log = logging.getLogger(__name__)
 ROUTERS = {"router", "gate", "shared_expert_gate"}  # dense, unless they are asked for

@@ -1,4 +1,4 @@
-"""``python -m lillama.report NAME``: an experiment's tables, one table, or a sweep's folder; ``--all``: a page.
+"""``python -m lillama report NAME``: an experiment's tables, one table, or a sweep's folder; ``--all``: a page.
 
 What was not run says MISSING, what failed FAILED; the exit status is then 1.
 """
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lillama.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lillama report", description=__doc__)
     parser.add_argument("name", nargs="?", help="an experiment, a table (table12), or a folder (outputs/NAME)")
     parser.add_argument("--scale", default="paper", help=f"of an experiment: {', '.join(scale_names())} (paper)")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="of an experiment's tables")

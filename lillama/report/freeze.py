@@ -1,4 +1,4 @@
-"""``python -m lillama.report.freeze NAME --scale SCALE``: the results of an experiment, to be kept with the code.
+"""``python -m lillama freeze NAME --scale SCALE``: the results of an experiment, to be kept with the code.
 
 Of every cell that is done, ``results.json`` as it came out of the run goes to
 ``experiments/results/NAME/SCALE/CELL.json``, without the places of files, which mean nothing elsewhere.
@@ -53,7 +53,7 @@ def without_places(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Freeze experiments; 2 for a bad name."""
-    parser = argparse.ArgumentParser(prog="python -m lillama.report.freeze", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lillama freeze", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="experiments")
     parser.add_argument("--scale", default=SCALE)
     parser.add_argument("--outputs", type=Path, default=OUTPUTS)

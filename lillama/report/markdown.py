@@ -3,8 +3,8 @@
 from lillama.report.entries import Table
 from lillama.report.grid import grid
 from lillama.report.notes import notes
-from lillama.tables.markdown import cell_text
-from lillama.tables.markdown import table as markdown_table
+from lillama.report.tables.markdown import cell_text
+from lillama.report.tables.markdown import table as markdown_table
 
 
 def as_markdown(table: Table) -> str:

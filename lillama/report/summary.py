@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lillama.tables import measured_tables
-from lillama.tables.markdown import table
+from lillama.report.tables import measured_tables
+from lillama.report.tables.markdown import table
 
 
 def summary(result: dict[str, Any]) -> str:

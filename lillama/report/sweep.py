@@ -5,8 +5,8 @@ from typing import Any
 
 from lillama.core.results import flatten
 from lillama.report.cells import Cell, all_overrides, varying
-from lillama.tables.markdown import table
-from lillama.tables.samples import samples_page
+from lillama.report.tables.markdown import table
+from lillama.report.tables.samples import samples_page
 
 FIGURES = {
     "parameters.compressed": "parameters",

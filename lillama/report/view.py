@@ -14,7 +14,7 @@ from lillama.report.notes import notes
 from lillama.report.overview import Reported
 from lillama.report.shown import NOTHING, difference, measured
 from lillama.report.sweep import text_columns
-from lillama.tables.samples import HEADER, metrics_rows, texts_beside
+from lillama.report.tables.samples import HEADER, metrics_rows, texts_beside
 
 SAID = {
     "overrides": "asked for",

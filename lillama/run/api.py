@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from lillama.cache import Cache
 from lillama.config import (
     DataConfig,
     DistillConfig,
@@ -30,6 +29,7 @@ from lillama.config import (
     Task,
     Tune,
 )
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
 from lillama.data.rows import CheckedRows, ListedRows
@@ -40,14 +40,14 @@ from lillama.finetune import Tuned, dense_teacher, fine_tune
 from lillama.init import FactorCache, start_factors
 from lillama.init.planning import plan_spectra
 from lillama.model.limits import model_limits
+from lillama.model.lowrank import LowRank, mark
+from lillama.model.lowrank.lillama_checks import check_finite
 from lillama.model.reading import quantization_of, unreadable
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import model_shape
 from lillama.model.task import task_of_architecture
 from lillama.run.checks import check_calibration, check_length
-from lillama.runtime import LowRank, mark
-from lillama.runtime.lillama_checks import check_finite
 from lillama.strategy import make_plan
 
 

@@ -19,10 +19,10 @@ from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, model_variants
 from lillama.evaluate.wer import word_errors
 from lillama.evaluate.zero_shot import recovery, zero_shot
 from lillama.model.load import load_model, resolve_device
+from lillama.model.lowrank import LowRank
 from lillama.model.student import Student, random_student
 from lillama.run.prepare import Inputs, cache_of, kept
 from lillama.run.record import Record
-from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 
 Figures = dict[str, Any]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lillama.cache import Cache
 from lillama.config import (
     BlockwiseConfig,
     DataConfig,
@@ -21,6 +20,7 @@ from lillama.config import (
     Task,
     domain_key,
 )
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
 from lillama.data.generated import Writer, check_written, writes

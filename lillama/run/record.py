@@ -21,9 +21,9 @@ from lillama.core.provenance import git_state, versions
 from lillama.core.results import FILE, RunResult, write_json
 from lillama.data.calibration import Calibration, described
 from lillama.evaluate.perplexity import MeasuredText
-from lillama.logger import Logger, make_logger
-from lillama.logger.none import NoLogger
 from lillama.run.folder import leave_word
+from lillama.run.logger import Logger, make_logger
+from lillama.run.logger.none import NoLogger
 from lillama.strategy.forecast import draw_forecast
 from lillama.strategy.plan import RankPlan
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lillama.cache import Cache
 from lillama.config import MADE_BY_DEFAULT, RunConfig
+from lillama.core.cache import Cache
 from lillama.core.errors import SnapshotError
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.run.fingerprint import run_fingerprint

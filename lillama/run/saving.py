@@ -11,10 +11,10 @@ from lillama.core.results import read_json
 from lillama.model.card import model_card, tuned_card
 from lillama.model.checkpoint import save_checkpoint, save_loaded
 from lillama.model.load import local_place
+from lillama.model.lowrank import LowRank
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.run.prepare import Inputs
 from lillama.run.record import Record
-from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 
 

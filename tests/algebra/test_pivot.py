@@ -9,7 +9,7 @@ from lillama.algebra.pivot import LARGEST, pivoted
 from lillama.algebra.ranks import factor_parameters
 from lillama.algebra.spectrum import Factors
 from lillama.config import FactorForm
-from lillama.runtime import product
+from lillama.model.lowrank import product
 
 
 @st.composite

@@ -12,7 +12,7 @@ from lillama.config import LoggerConfig
 from lillama.config.compose import set_up
 from lillama.core.environment import variable
 from lillama.core.errors import ConfigError
-from lillama.logger.wandb import WandbLogger
+from lillama.run.logger.wandb import WandbLogger
 from tests.conftest import composed
 
 NAMES = (

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from lillama.cache import Cache
 from lillama.config import (
     GeneratedDataConfig,
     MixedDataConfig,
@@ -15,6 +14,7 @@ from lillama.config import (
     Weights,
     WriteConfig,
 )
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.generated import Writer, generated_blocks
 from lillama.data.mixed import text_blocks

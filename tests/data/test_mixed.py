@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.cache import Cache
 from lillama.config import DataConfig, MixedDataConfig, Packing, PartConfig, Source
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.mixed import data_identity, interleaved, parts_of, shared_out, text_blocks
 from lillama.data.tokens import TokenBlocks

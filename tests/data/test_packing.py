@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lillama.cache import Cache
 from lillama.config import DataConfig, InvalidRows, Join, Order, Packing, Source
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data import packing, sources
 from lillama.data.rows import ListedRows

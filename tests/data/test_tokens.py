@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.cache import Cache
 from lillama.config import DataConfig, Join, Order, Packing, Source
+from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.tokens import build_blocks, token_blocks
 from lillama.model.load import byte_tokenizer

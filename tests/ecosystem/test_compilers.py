@@ -6,7 +6,7 @@ import torch._dynamo
 
 from lillama.config import FactorForm
 from lillama.model.inputs import model_inputs
-from lillama.runtime import is_fused_experts
+from lillama.model.lowrank import is_fused_experts
 from tests.families import batch_for, tiny
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of

@@ -11,7 +11,7 @@ import torch
 from lillama.config import FactorForm
 from lillama.model.checkpoint import save_checkpoint
 from lillama.model.load import byte_tokenizer
-from lillama.runtime import RUNTIME_FILES
+from lillama.model.lowrank import RUNTIME_FILES
 from tests.ecosystem.conftest import make_checkpoint
 from tests.families import tiny
 from tests.model.test_families import mixed_ranks

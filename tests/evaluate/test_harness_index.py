@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lillama.cache import Cache, entries
+from lillama.core.cache import Cache, entries
 from lillama.evaluate import harness_index
 from lillama.evaluate.harness_index import KIND, kept_manager
 from lillama.evaluate.tasks import task_manager

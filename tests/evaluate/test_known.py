@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lillama.cache import Cache
 from lillama.config import PerplexityConfig, Source
+from lillama.core.cache import Cache
 from lillama.evaluate.known import KnownPerplexities
 from lillama.evaluate.perplexity import MeasuredText
 

@@ -6,9 +6,9 @@ import torch
 from lillama.config import Dtype, ModelConfig, Weights
 from lillama.evaluate.variants import model_variants, random_variants, student_variants, tensors_of
 from lillama.model.load import load_model, meta_model
+from lillama.model.lowrank import LowRank
 from lillama.model.student import random_student
 from lillama.model.targets import model_shape
-from lillama.runtime import LowRank
 from tests.conftest import TINY_LLAMA
 from tests.families import FAMILIES
 

@@ -7,9 +7,9 @@ from lm_eval.api.group import Group
 from lm_eval.config.group import AggMetricConfig
 from lm_eval.models.huggingface import HFLM
 
-from lillama.cache import Cache
-from lillama.cache.folders import MARK
 from lillama.config import ZeroShotConfig
+from lillama.core.cache import Cache
+from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.tasks import Tasks, harness_tasks, task_manager
 from lillama.evaluate.zero_shot import mean_of, recovery, zero_shot

@@ -3,7 +3,7 @@
 import pytest
 
 from lillama.config import Scope, Tune
-from lillama.runtime import LowRank
+from lillama.model.lowrank import LowRank
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny
 from tests.finetune.examples import Examples, changed, recipe, small, tune, weights

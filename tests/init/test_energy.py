@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import lillama.init.feature
-from lillama.cache import Cache
 from lillama.config import FeatureConfig
+from lillama.core.cache import Cache
 from lillama.data.tokens import TokenBlocks
 from lillama.init import FactorCache, start_factors
 from lillama.init.energy import output_energies

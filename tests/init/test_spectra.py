@@ -14,8 +14,8 @@ import torch
 import lillama.init
 import lillama.init.feature
 import lillama.init.svd
-from lillama.cache import Cache, entries
 from lillama.config import Dtype, FeatureConfig, KfacConfig, ModelConfig, RandomConfig, Split, SvdConfig, Weights
+from lillama.core.cache import Cache, entries
 from lillama.data.tokens import TokenBlocks
 from lillama.init import FactorCache, factor_cache, start_factors
 from lillama.model.surgery import matrix

@@ -13,8 +13,8 @@ from lillama.model.blocks import Blocks
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.load import byte_tokenizer
+from lillama.model.lowrank import LowRankExperts, expert_matrices
 from lillama.model.surgery import matrix
-from lillama.runtime import LowRankExperts, expert_matrices
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny
 from tests.model.test_families import FixedBatch

@@ -15,10 +15,10 @@ from lillama.init import start_factors
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import model_inputs
 from lillama.model.load import byte_tokenizer
+from lillama.model.lowrank import LowRank
 from lillama.model.student import Student
 from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
-from lillama.runtime import LowRank
 from lillama.strategy.plan import RankPlan
 from tests.checkpoints import stored_parameters
 from tests.families import FAMILIES, FixedBatch, batch_for, tiny

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lillama.cache.folders import MARK
 from lillama.config import ModelConfig
+from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError
 from lillama.model.load import load_model
 from tests.gguf_files import HIDDEN, write_gguf

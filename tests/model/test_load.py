@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from lillama.cache.folders import MARK
 from lillama.config import Dtype, ModelConfig, Weights
+from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError
 from lillama.model.load import (
     imported_gguf,

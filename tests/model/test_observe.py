@@ -11,9 +11,9 @@ import lillama
 from lillama.config import TargetsConfig
 from lillama.core.errors import ConfigError
 from lillama.model.load import byte_tokenizer
+from lillama.model.lowrank import LowRank
 from lillama.model.observe import called_modules
 from lillama.model.targets import model_shape
-from lillama.runtime import LowRank
 from tests.families import BOTH_SIDES, ENCODER, FAMILIES, GROUPED, tiny
 
 SHARES_KEYS = {**GROUPED, "head_dim": 8, "num_kv_shared_layers": 1, "num_hidden_layers": 3}

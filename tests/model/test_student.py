@@ -6,10 +6,10 @@ from lillama.algebra.pivot import pivoted
 from lillama.config import FactorForm
 from lillama.core.errors import DivergedError
 from lillama.model.blocks import Blocks
+from lillama.model.lowrank import LowRankLinear
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_modules, matrix
 from lillama.model.targets import model_shape
-from lillama.runtime import LowRankLinear
 from tests.families import tiny
 
 IDS = torch.arange(10, 26).view(2, 8)

@@ -17,8 +17,8 @@ from lillama.config import (
 from lillama.core.errors import ConfigError
 from lillama.data.sources import stdlib_topics
 from lillama.model.load import byte_tokenizer
+from lillama.model.lowrank import LowRank
 from lillama.run.pipeline import run
-from lillama.runtime import LowRank
 from tests.conftest import TINY_RUN, composed
 from tests.families import tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lillama.run.pipeline
-from lillama.cache import entries
+from lillama.core.cache import entries
 from lillama.core.results import read_json
 from lillama.distill import snapshot
 from lillama.run.pipeline import run

@@ -18,10 +18,10 @@ from lillama.core.errors import Preempted
 from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
+from lillama.model.lowrank import LowRank
 from lillama.report.summary import summary
 from lillama.run.fingerprint import run_fingerprint
 from lillama.run.pipeline import run
-from lillama.runtime import LowRank
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 

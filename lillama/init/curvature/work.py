@@ -19,8 +19,8 @@ from lillama.init.moments import InputCollector, InputMoment
 from lillama.init.outputs import OutputCollector, OutputMoments
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.lowrank import tied_head
 from lillama.model.surgery import matrix
-from lillama.runtime import tied_head
 
 BATCH = 2  # sequences at a time: the logits of many are large
 
