@@ -9,23 +9,23 @@ if __name__ == "__main__":
 
     leave_when_asked()  # the imports below take seconds
 
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach Session.exit_status, which tells them in one line
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach CommandLine.exit_status, which tells them in one line
 
 import hydra
 from omegaconf import DictConfig
 
-from lillama.run.command_line import Session, set_up
+from lillama.run.command_line import CommandLine, set_up
 
 CONF = str(Path(__file__).resolve().parent / "conf")
 set_up()
-session = Session()
+command_line = CommandLine()
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> None:
     """Run one configuration."""
-    session.run_job(config)
+    command_line.run_job(config)
 
 
 if __name__ == "__main__":
-    sys.exit(session.exit_status(main))
+    sys.exit(command_line.exit_status(main))

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from lillama.config import ModelConfig, RunConfig, Weights
 from lillama.data.tokens import TokenBlocks
 from lillama.model.load import byte_tokenizer, load_model
-from lillama.run.command_line import Session, set_up, typed
+from lillama.run.command_line import CommandLine, set_up, typed
 from tests.composing import from_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,10 +192,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             # which is the file of pytest's own capture: every later test of this process would fail.
             sys.modules["absl.logging"].get_absl_handler().python_handler.stream = sys.__stderr__
         monkeypatch.setattr(sys, "argv", ["run.py", *words])
-        monkeypatch.setattr(run, "session", Session())
+        monkeypatch.setattr(run, "command_line", CommandLine())
         capsys.readouterr()
         try:
-            status = run.session.exit_status(run.main)
+            status = run.command_line.exit_status(run.main)
         except SystemExit as leave:
             status = int(leave.code or 0)
         out, err = capsys.readouterr()

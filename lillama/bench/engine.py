@@ -10,9 +10,9 @@ import torch
 
 from lillama.bench.literal import LiteralDistillation
 from lillama.bench.products import Product, Recorder, synchronize
-from lillama.config import BlockwiseConfig, DistillConfig, LossConfig, Moments
+from lillama.config import AdamPrecision, BlockwiseConfig, DistillConfig, LossConfig
 from lillama.data.tokens import TokenBlocks
-from lillama.distill import Progress, Session, distill
+from lillama.distill import LoopContext, Progress, distill
 from lillama.model.rows import layouts_of
 from lillama.model.student import Student
 
@@ -45,7 +45,7 @@ class Engine:
 
     def record(self) -> list[Product]:
         """The matrix products of one batch. What is compiled would hide them: here no block is, and no optimizer."""
-        plain = replace(self.config, compile=False, moments=Moments.float32)
+        plain = replace(self.config, compile=False, moments=AdamPrecision.float32)
         layouts_of(self.student.teacher_blocks, next(self.data.batches(1, self.device)))  # is found once, in any run
         with Recorder() as recorder:
             self._distill(self.data.head(self.tokens), plain, lambda progress: None)
@@ -67,7 +67,7 @@ class Engine:
         return self.tokens / speeds[-1]
 
     def _distill(self, data: TokenBlocks, config: DistillConfig, on_step: Callable[[Progress], None]) -> None:
-        distill(self.student, data, config, self.loss, Session(on_step=on_step, scratch=self.scratch))
+        distill(self.student, data, config, self.loss, LoopContext(on_step=on_step, scratch=self.scratch))
 
 
 class Literal:

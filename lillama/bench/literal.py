@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lillama.algebra.losses import feature_loss
-from lillama.config import Inputs, LossConfig, Reduction
+from lillama.config import LossConfig, Reduction, StudentInputs
 from lillama.model.student import Student
 
 
@@ -48,9 +48,9 @@ class LiteralDistillation:
 
     def _learn(self, index: int, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> float:
         feeds = {
-            Inputs.teacher: [teacher],
-            Inputs.student: [student],
-            Inputs.teacher_student: [teacher, student],
+            StudentInputs.teacher: [teacher],
+            StudentInputs.student: [student],
+            StudentInputs.teacher_student: [teacher, student],
         }[self.loss.inputs]
         total = sum((self._distance(index, feed, teacher["output"]) for feed in feeds), torch.zeros(()))
         self.optimizers[index].zero_grad()

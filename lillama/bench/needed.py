@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lillama.config import Inputs, Train
+from lillama.config import StudentInputs, Train
 from lillama.model.targets import ModelShape, Target
 
 # In which order a Llama-like block uses its matrices; attention comes after the first.
@@ -31,7 +31,7 @@ class Settings:
 
     tokens: int
     attention: int
-    inputs: Inputs
+    inputs: StudentInputs
     train: Train = Train.factors
     blockwise: bool = False
     active: int = 1
@@ -63,10 +63,10 @@ def needed_flops(shape: ModelShape, ranks: Mapping[str, int], settings: Settings
     work = _Work(shape, ranks, settings)
     touched = sorted({target.block for target in shape.every if target.name in ranks})
     first, last = touched[0], touched[-1]
-    own = settings.inputs is not Inputs.teacher
+    own = settings.inputs is not StudentInputs.teacher
     total = sum(work.dense(index) for index in range(last + 1))
     for index in touched:
-        feeds = 2 if settings.inputs is Inputs.teacher_student and index > first else 1
+        feeds = 2 if settings.inputs is StudentInputs.teacher_student and index > first else 1
         total += feeds * (work.compressed(index) + work.backward(index))
         total += work.compressed(index) if settings.blockwise and own and index < last else 0
     between = (index for index in range(first, last) if index not in touched)

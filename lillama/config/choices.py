@@ -85,7 +85,7 @@ class Weighting(Enum):
     absolute = "absolute"  # as it is: large outputs matter more
 
 
-class Inputs(Enum):
+class StudentInputs(Enum):
     """Whose activations a student block is fed with while it learns."""
 
     teacher = "teacher"  # Eq. 8
@@ -229,7 +229,7 @@ class LearningRate(Enum):
     cosine = "cosine"
 
 
-class Moments(Enum):
+class AdamPrecision(Enum):
     """The numbers that AdamW keeps its two moments in."""
 
     float32 = "float32"  # those of the weights that learn: narrower where distill.master_weights is off

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from lillama.config.choices import Keep, LearningRate, Moments, OutOfMemory, Place, Train
+from lillama.config.choices import AdamPrecision, Keep, LearningRate, OutOfMemory, Place, Train
 from lillama.core.errors import POSITIVE, ConfigError, require
 
 
@@ -52,7 +52,7 @@ class DistillConfig:
     warmup: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
-    moments: Moments = Moments.float32
+    moments: AdamPrecision = AdamPrecision.float32
     clip_norm: float | None = None
     train: Train = Train.factors
     master_weights: bool = True

@@ -10,10 +10,10 @@ from lillama.config.choices import (
     Distance,
     Dtype,
     FactorForm,
-    Inputs,
     Reduction,
     Rounding,
     Scope,
+    StudentInputs,
     Task,
     Weighting,
     Weights,
@@ -231,6 +231,6 @@ class FactorsConfig:
 class LossConfig:
     """Inputs of a student block and the comparison of its output."""
 
-    inputs: Inputs = MISSING
+    inputs: StudentInputs = MISSING
     distance: Distance = Distance.l1_cosine
     reduction: Reduction = Reduction.mean

@@ -15,7 +15,7 @@ from lillama.core.results import FILE, read_json, write_json
 
 HOME = ".lillama"  # holds the list, the lock, and Hydra's own files
 LIST, RESERVE = "outputs.json", "reserve"
-ROOM = 2**18  # bytes that are kept for the last word of a run on a full disk
+OOM_HINTS = 2**18  # bytes that are kept for the last word of a run on a full disk
 CHECKPOINT, SCRATCH = "checkpoint", "scratch"
 SNAPSHOTS, TUNING_SNAPSHOTS = "snapshots", "snapshots_finetune"
 LOG, SETTINGS, PLAN, METRICS = "log.txt", "config.yaml", "plan.json", "metrics.csv"
@@ -126,7 +126,7 @@ class Outputs:
 
     def reserve(self) -> None:
         """Take room on the disk that :meth:`release` gives back; random bytes, which no file system makes smaller."""
-        (self.folder / HOME / RESERVE).write_bytes(os.urandom(ROOM))
+        (self.folder / HOME / RESERVE).write_bytes(os.urandom(OOM_HINTS))
 
     def release(self) -> None:
         """Give the room back."""

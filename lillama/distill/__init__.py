@@ -6,16 +6,16 @@ from lillama.config import BlockwiseConfig, DistillConfig, LossConfig, ScheduleC
 from lillama.data.calibration import Calibration
 from lillama.distill.blockwise import learn_blockwise
 from lillama.distill.joint import learn_jointly
-from lillama.distill.progress import Progress, Session
+from lillama.distill.progress import LoopContext, Progress
 from lillama.model.student import Student
 
-__all__ = ["Progress", "Session", "distill"]
-Schedule = Callable[[Student, Calibration, DistillConfig, LossConfig, Session], None]
+__all__ = ["LoopContext", "Progress", "distill"]
+Schedule = Callable[[Student, Calibration, DistillConfig, LossConfig, LoopContext], None]
 SCHEDULES: dict[type, Schedule] = {ScheduleConfig: learn_jointly, BlockwiseConfig: learn_blockwise}
 
 
 def distill(
-    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session | None = None
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext | None = None
 ) -> None:
     """Distil every block of a student by local updates, in place.
 
@@ -23,4 +23,4 @@ def distill(
         without snapshots.
     :raises DivergedError: for a loss that is not finite; it names the block and the step.
     """
-    SCHEDULES[type(config.schedule)](student, data, config, loss, session or Session())
+    SCHEDULES[type(config.schedule)](student, data, config, loss, session or LoopContext())

@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from lillama.algebra.losses import feature_loss
-from lillama.config import DistillConfig, Inputs, LossConfig, Reduction
+from lillama.config import DistillConfig, LossConfig, Reduction, StudentInputs
 from lillama.core.errors import ConfigError
 from lillama.distill.learner import BlockLearner, Feed
-from lillama.distill.stream import Edge, StudentStream
+from lillama.distill.student_stream import BoundaryActivations, StudentStream
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall
 from lillama.model.inputs import Batch, ModelInputs, model_inputs
+from lillama.model.offload import onload_block
 from lillama.model.rows import layouts_of
 from lillama.model.runs import call_after, run_blocks
 from lillama.model.student import Student
-from lillama.model.visit import come_to_stay
 
 Learners = Mapping[int, BlockLearner]
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class BatchTotals:
     """All that one update is made of, whatever parts it is computed in (micro-batches, processes).
 
     ``sequences`` is how many, ``counted`` how many positions count, for each stack; None: all.
@@ -40,7 +40,7 @@ class Whole:
     counted: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, model: Any, batch: Batch) -> "Whole":
+    def of(cls, model: Any, batch: Batch) -> "BatchTotals":
         """Count the sequences and positions of a whole batch."""
         masks = model_inputs(model, batch).masks
         return cls(len(batch), tuple(None if mask is None else max(int(mask.sum()), 1) for mask in masks))
@@ -51,30 +51,30 @@ class Whole:
         return self.sequences * length if counted is None else counted
 
 
-class Learned(NamedTuple):
+class BatchResult(NamedTuple):
     """Result of a batch: each block's loss (a scalar on the device), and the hidden states that left the last block."""
 
     losses: dict[int, Tensor]
-    edge: Edge
+    edge: BoundaryActivations
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LossSettings:
     """Settings of the loss: the student's inputs (Eqs. 8 to 10), the reduction, and whether padding counts."""
 
-    inputs: Inputs
+    inputs: StudentInputs
     total: bool = False
     masked: bool = True
 
     @classmethod
-    def of(cls, config: DistillConfig, loss: LossConfig) -> "Lesson":
+    def of(cls, config: DistillConfig, loss: LossConfig) -> "LossSettings":
         """Return the lesson of a configuration."""
         return cls(loss.inputs, loss.reduction is Reduction.sum, config.mask_padding)
 
     @property
     def own(self) -> bool:
         """Tell whether the student's stream is needed."""
-        return self.inputs is not Inputs.teacher
+        return self.inputs is not StudentInputs.teacher
 
 
 def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> dict[int, BlockLearner]:
@@ -85,7 +85,7 @@ def make_learners(student: Student, config: DistillConfig, loss: LossConfig) -> 
 def make_learner(student: Student, index: int, config: DistillConfig, loss: LossConfig) -> BlockLearner:
     """Return a learner for a block of the student, with master weights where they are asked for."""
     function = partial(_summed, config=loss)
-    come_to_stay(student.blocks[index])
+    onload_block(student.blocks[index])
     parameters = student.trained_parameters(index, config.train)
     learner = BlockLearner(index, student.blocks[index], parameters, config, function, dtype=student.dtype)
     if config.master_weights:
@@ -97,13 +97,13 @@ def learn_batch(
     blocks: Blocks,
     learners: Learners,
     batch: Batch,
-    lesson: Lesson,
+    lesson: LossSettings,
     *,
     update: Callable[[BlockLearner, Tensor], None] | None = None,
-    whole: Whole | None = None,
+    whole: BatchTotals | None = None,
     wanted: Sequence[int] | None = None,
-    edge: Edge | None = None,
-) -> Learned:
+    edge: BoundaryActivations | None = None,
+) -> BatchResult:
     """Add one batch's gradients to every learner's; a learner's are handed to ``update``, with its loss, at once.
 
     :param blocks: the teacher's. :param whole: what the update is made of, where this batch is a part of it.
@@ -111,7 +111,7 @@ def learn_batch(
     :param edge: what has flowed up to the first of them.
     """
     inputs = model_inputs(blocks.model, batch)
-    whole = whole or Whole.of(blocks.model, batch)
+    whole = whole or BatchTotals.of(blocks.model, batch)
     wanted = wanted or span(learners)
     stream = StudentStream(blocks, inputs.arguments, edge)
     waiting = shared_later(learners)
@@ -134,24 +134,24 @@ def learn_batch(
             update(learner, value)
 
     run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=learn, given=stream.edge.teacher)
-    return Learned(losses, stream.edge)
+    return BatchResult(losses, stream.edge)
 
 
-def _merges(learners: Learners, lesson: Lesson, stream: StudentStream) -> bool:
+def _merges(learners: Learners, lesson: LossSettings, stream: StudentStream) -> bool:
     """Tell whether a block may have both inputs in one call: the first one that learns sees the teacher's alone."""
-    both = lesson.inputs is Inputs.teacher_student and (len(learners) > 1 or bool(stream.edge.student))
+    both = lesson.inputs is StudentInputs.teacher_student and (len(learners) > 1 or bool(stream.edge.student))
     return both and any(learner.merge for learner in learners.values())
 
 
-def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: Edge) -> Edge:
+def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: BoundaryActivations) -> BoundaryActivations:
     """Run the ``wanted`` blocks of the teacher; the student's side stays where it was."""
     stream = StudentStream(blocks, {}, edge)
     arguments = model_inputs(blocks.model, batch).arguments
     run_blocks(blocks, arguments, wanted=wanted, on_block=lambda call: stream.leave(call, None), given=edge.teacher)
-    return Edge(stream.edge.teacher, edge.student)
+    return BoundaryActivations(stream.edge.teacher, edge.student)
 
 
-def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge: Edge) -> Tensor:
+def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge: BoundaryActivations) -> Tensor:
     """Run the student's block ``index`` on the student's hidden states.
 
     Only ``edge.student`` counts for the block itself: the teacher may be a block ahead.
@@ -173,15 +173,15 @@ def parts(batch: Batch, size: int | None) -> Iterator[Batch]:
     return (batch.rows(start, start + step) for start in range(0, len(batch), step))
 
 
-def block_feeds(call: BlockCall, stream: StudentStream, inputs: Inputs) -> list[Feed]:
+def block_feeds(call: BlockCall, stream: StudentStream, inputs: StudentInputs) -> list[Feed]:
     """List a block's inputs with the weight of each loss (Eqs. 8 to 10); the student's own stream comes last."""
     teacher = Feed(call.hidden, 1.0)
-    if inputs is Inputs.teacher:
+    if inputs is StudentInputs.teacher:
         return [teacher]
     if stream.is_teachers:
-        return [Feed(call.hidden, 2.0 if inputs is Inputs.teacher_student else 1.0)]
+        return [Feed(call.hidden, 2.0 if inputs is StudentInputs.teacher_student else 1.0)]
     student = Feed(stream.at(call), 1.0, stream.context)
-    return [student] if inputs is Inputs.student else [teacher, student]
+    return [student] if inputs is StudentInputs.student else [teacher, student]
 
 
 def is_tied(student: Student, config: DistillConfig) -> bool:
@@ -197,7 +197,7 @@ def shared_later(learners: Learners) -> set[int]:
 
 
 def _counted(
-    inputs: ModelInputs, whole: Whole, lesson: Lesson, call: BlockCall, stack: int | None
+    inputs: ModelInputs, whole: BatchTotals, lesson: LossSettings, call: BlockCall, stack: int | None
 ) -> tuple[Tensor | None, float]:
     """Mask the positions of a block's output that count, and count what their sum is divided by."""
     length = call.output.shape[1]

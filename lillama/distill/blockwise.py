@@ -16,10 +16,11 @@ from tqdm import tqdm
 from lillama.config import BlockwiseConfig, DistillConfig, LossConfig
 from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
+from lillama.distill.activation_store import Edges
 from lillama.distill.batch import (
-    Learned,
-    Lesson,
-    Whole,
+    BatchResult,
+    BatchTotals,
+    LossSettings,
     is_tied,
     learn_batch,
     make_learner,
@@ -28,22 +29,21 @@ from lillama.distill.batch import (
     student_on,
     teacher_on,
 )
-from lillama.distill.edges import Edges
 from lillama.distill.learner import BlockLearner
-from lillama.distill.progress import Progress, Session, Stopwatch, part_name
-from lillama.distill.schedule import learning_rate
+from lillama.distill.learning_rate import learning_rate
+from lillama.distill.progress import LoopContext, Progress, Stopwatch, part_name
 from lillama.distill.snapshot import Snapshot
-from lillama.distill.stream import Edge
-from lillama.distill.teaching import Teaching, Update, finite
+from lillama.distill.student_stream import BoundaryActivations
+from lillama.distill.update import TrainStep, Update, finite
 from lillama.model.blocks import EMBEDDING
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
+from lillama.model.offload import offload_block
 from lillama.model.student import Student
-from lillama.model.visit import go_home
 
 
 def learn_blockwise(
-    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext
 ) -> None:
     """Distil a student block by block; its blocks are changed in place.
 
@@ -94,13 +94,13 @@ class _Course:
     """The way through the blocks: what each is taught, and what flows on to the next."""
 
     def __init__(
-        self, student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session
+        self, student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext
     ) -> None:
         self.student, self.blocks = student, student.teacher_blocks
         self.data, self.config, self.loss, self.session = data, config, loss, session
         self.settings = config.schedule
         assert isinstance(self.settings, BlockwiseConfig)
-        self.lesson = Lesson.of(config, loss)
+        self.lesson = LossSettings.of(config, loss)
         self.wanted = list(span(student.blocks))
         self.device = next(student.teacher.parameters()).device
         self.count = math.ceil(len(data) / config.batch_size)
@@ -138,7 +138,7 @@ class _Course:
         if below:
             for number, batch in self.batches():
                 for place, part in self.parts(number, batch):
-                    self.edges[place] = teacher_on(self.blocks, part, below, Edge())
+                    self.edges[place] = teacher_on(self.blocks, part, below, BoundaryActivations())
         for index in self.wanted[: self.wanted.index(position.block)]:
             self.advance(index, position)
         for number, batch in self.batches():
@@ -167,7 +167,7 @@ class _Course:
         learner.finish()
         position.learnt = True
         self.student.narrow(learner.parameters)
-        go_home(learner.block)
+        offload_block(learner.block)
 
     def ahead(self, done: int) -> int:
         """Of how many batches the teacher's side has moved on already: in a block's last pass it does so at once."""
@@ -190,7 +190,9 @@ class _Course:
                     edge = self._teacher_ahead(index, part, edge)
                 if self._diverges(index, edge):
                     hidden = student_on(self.blocks, block, part, index, edge)
-                    edge = Edge(edge.teacher, {**self._kept(index, edge), self.blocks.place(index): hidden})
+                    edge = BoundaryActivations(
+                        edge.teacher, {**self._kept(index, edge), self.blocks.place(index): hidden}
+                    )
                 self.edges[place] = edge
 
     def save(self, position: _Position, learner: BlockLearner | None = None) -> None:
@@ -226,16 +228,16 @@ class _Course:
         bar.set_postfix(block=learner.index, loss=f"{losses[learner.index]:.4f}")
         session.on_step(Progress(position.step - 1, tokens, losses, lr, watch.lap(batch.tokens)))
         mark = session.at_mark(before, tokens)
-        if session.team.any(session.save_wanted(position.step, last=False)) or mark:
+        if session.team.any_rank(session.save_wanted(position.step, last=False)) or mark:
             self.save(position, learner)
         if mark:
             session.point(tokens)
 
-    def _teaching(self, learner: BlockLearner, number: int, batch: Batch, *, last: bool) -> Teaching:
+    def _teaching(self, learner: BlockLearner, number: int, batch: Batch, *, last: bool) -> TrainStep:
         """Teach the block a batch, part by part; in the last pass the teacher's side moves on at once."""
         places = iter([place for place, _ in self.parts(number, batch)])
 
-        def teach(part: Batch, whole: Whole, update: Update | None) -> Learned:
+        def teach(part: Batch, whole: BatchTotals, update: Update | None) -> BatchResult:
             place = next(places)
             edge = self.edges[place]
             learned = self._learn_part(learner, part, edge, whole=whole, update=update)
@@ -243,11 +245,19 @@ class _Course:
                 self.edges[place] = self._with_teacher(learner.index, edge, learned.edge)
             return learned
 
-        return Teaching(self.blocks, {learner.index: learner}, self.lesson, self.config, self.session.team, teach=teach)
+        return TrainStep(
+            self.blocks, {learner.index: learner}, self.lesson, self.config, self.session.team, teach=teach
+        )
 
     def _learn_part(
-        self, learner: BlockLearner, part: Batch, edge: Edge, *, whole: Whole, update: Update | None
-    ) -> Learned:
+        self,
+        learner: BlockLearner,
+        part: Batch,
+        edge: BoundaryActivations,
+        *,
+        whole: BatchTotals,
+        update: Update | None,
+    ) -> BatchResult:
         only = {learner.index: learner}
         wanted = [learner.index]
         return learn_batch(self.blocks, only, part, self.lesson, update=update, whole=whole, wanted=wanted, edge=edge)
@@ -258,13 +268,13 @@ class _Course:
         total = torch.zeros((), device=self.device)
         for number, batch in self.batches():
             if number in self.heldout:
-                whole = Whole.of(self.blocks.model, batch)
+                whole = BatchTotals.of(self.blocks.model, batch)
                 for place, part in self.parts(number, batch):
                     learned = self._learn_part(learner, part, self.edges[place], whole=whole, update=None)
                     total += learned.losses[learner.index]
                     learner.drop_gradients()
         learner.block.train(self.config.dropout)
-        return float(self.session.team.sum(total)) / len(self.heldout)
+        return float(self.session.team.all_reduce(total)) / len(self.heldout)
 
     def _stopped(self, position: _Position) -> bool:
         assert isinstance(self.settings, BlockwiseConfig)
@@ -282,20 +292,20 @@ class _Course:
                 for parameter, value in zip(self._weights(index), values, strict=True):
                     parameter.copy_(value)
 
-    def _diverges(self, index: int, edge: Edge) -> bool:
+    def _diverges(self, index: int, edge: BoundaryActivations) -> bool:
         """Tell whether the student's side of a block differs from the teacher's."""
         return self.lesson.own and (index in self.student.blocks or bool(edge.student))
 
-    def _teacher_ahead(self, index: int, part: Batch, edge: Edge) -> Edge:
+    def _teacher_ahead(self, index: int, part: Batch, edge: BoundaryActivations) -> BoundaryActivations:
         return self._with_teacher(index, edge, teacher_on(self.blocks, part, [index], edge))
 
-    def _with_teacher(self, index: int, edge: Edge, ahead: Edge) -> Edge:
+    def _with_teacher(self, index: int, edge: BoundaryActivations, ahead: BoundaryActivations) -> BoundaryActivations:
         """Return an edge with the teacher's side past a block; what the student's side begins from there is kept."""
         place, student = self.blocks.place(index), dict(edge.student)
         if self._diverges(index, edge) and place in edge.teacher:
             student.setdefault(place, hidden_states(edge.teacher[place]))
-        return Edge(ahead.teacher, student)
+        return BoundaryActivations(ahead.teacher, student)
 
-    def _kept(self, index: int, edge: Edge) -> dict[int, Tensor]:
+    def _kept(self, index: int, edge: BoundaryActivations) -> dict[int, Tensor]:
         """Return the student's states that are still needed past a block: the embedding's are not."""
         return {place: hidden for place, hidden in edge.student.items() if place > EMBEDDING or index == EMBEDDING}

@@ -9,17 +9,17 @@ from tqdm import tqdm
 
 from lillama.config import DistillConfig, LossConfig
 from lillama.data.calibration import Calibration
-from lillama.distill.batch import Lesson, make_learner, span
-from lillama.distill.progress import Progress, Session, Stopwatch, part_name
+from lillama.distill.batch import LossSettings, make_learner, span
+from lillama.distill.learning_rate import learning_rate
+from lillama.distill.progress import LoopContext, Progress, Stopwatch, part_name
 from lillama.distill.relay import Relay, check_shareable, exchange
-from lillama.distill.schedule import learning_rate
-from lillama.distill.teaching import Teaching, finite
+from lillama.distill.update import TrainStep, finite
 from lillama.model.inputs import Batch
 from lillama.model.student import Student
 
 
 def learn_jointly(
-    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: Session
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext
 ) -> None:
     """Distil every block of a student by local updates; the student's blocks are changed in place.
 
@@ -51,10 +51,10 @@ class _Course:
     """The learners of this process, and how its steps go together with those of others."""
 
     def __init__(
-        self, student: Student, config: DistillConfig, loss: LossConfig, session: Session, *, steps: int
+        self, student: Student, config: DistillConfig, loss: LossConfig, session: LoopContext, *, steps: int
     ) -> None:
         self.steps = steps
-        team, blocks, lesson = session.team, student.teacher_blocks, Lesson.of(config, loss)
+        team, blocks, lesson = session.team, student.teacher_blocks, LossSettings.of(config, loss)
         everyone = span(student.blocks)
         wanted = team.part_of_blocks(everyone, student.blocks)
         self.student, self.config, self.session = student, config, session
@@ -65,7 +65,7 @@ class _Course:
             check_shareable(student, config)
             learning = list(student.blocks)
             self.relay = Relay(blocks, self.learners, lesson, wanted=wanted, learning=learning, team=team)
-        self.teaching = Teaching(blocks, self.learners, lesson, config, team, teach=self.relay)
+        self.teaching = TrainStep(blocks, self.learners, lesson, config, team, teach=self.relay)
 
     def begin(self) -> tuple[int, int]:
         """From the start or a snapshot: the first step to make, and the tokens seen before it."""
@@ -92,7 +92,7 @@ class _Course:
         """Save a snapshot where one is due after a step, and measure a point of the curve where its mark was passed."""
         session, mark = self.session, self.session.at_mark(before, tokens)
         wanted = session.save_wanted(step, last=step == self.steps)
-        due = session.team.any(wanted) if self.relay is None else self.relay.finish()
+        due = session.team.any_rank(wanted) if self.relay is None else self.relay.finish()
         if due or mark:
             self._save(step, tokens)
         if mark:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lillama.config import DistillConfig, Keep, Moments
+from lillama.config import AdamPrecision, DistillConfig, Keep
 from lillama.model.calls import BlockCall, Layout, Swap
 
 # Of a student's and a teacher's output [b, t, d] and a mask [b, t] or None: the sum over the tokens that count.
@@ -156,7 +156,7 @@ class BlockLearner:
 def make_optimizer(parameters: Iterable[nn.Parameter], config: DistillConfig) -> torch.optim.Optimizer:
     """AdamW over one block's parameters; ``moments=int8`` is torchao's."""
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
-    if config.moments is Moments.int8:
+    if config.moments is AdamPrecision.int8:
         from torchao.optim import AdamW8bit
 
         return AdamW8bit(list(parameters), **options)

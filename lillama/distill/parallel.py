@@ -21,7 +21,7 @@ from torch import Tensor
 from lillama.config import Parallel
 from lillama.core.errors import ConfigError, TeamError
 from lillama.distill.learner import BlockLearner
-from lillama.distill.stream import Edge
+from lillama.distill.student_stream import BoundaryActivations
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
 
@@ -69,7 +69,7 @@ class Team:
         cuts = [_cut(weights, part, self.size) for part in range(self.size + 1)]
         return wanted[cuts[place] : cuts[place + 1]]
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Take the logical OR over all processes (collective: every process must call it)."""
         if self.size == 1:
             return flag
@@ -77,18 +77,18 @@ class Team:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found.item())
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes of shared batches."""
         if self.mode is Parallel.data:
             dist.all_reduce(values)
         return values
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all the others."""
         if self.size > 1:
             dist.barrier()
 
-    def told(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Broadcast the main process's object."""
         if self.size == 1:
             return value
@@ -96,13 +96,13 @@ class Team:
         dist.broadcast_object_list(said, src=0)
         return said[0]
 
-    def same(self, tensors: Iterable[Tensor], source: int = 0) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor], source: int = 0) -> None:
         """Give every process one process's values."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.data, src=source)
 
-    def collect(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """Return every process's value, for the main one; for the others, nothing."""
         if self.size == 1:
             return [value]
@@ -189,7 +189,7 @@ class Passage:
         """Tell whether this process has the lowest blocks."""
         return self.team.rank == self.team.size - 1
 
-    def receive(self) -> tuple[Edge | None, dict[int, Tensor], bool]:
+    def receive(self) -> tuple[BoundaryActivations | None, dict[int, Tensor], bool]:
         """Receive the hidden states and losses from below, and whether a snapshot follows this step."""
         if self.first:
             return None, {}, False
@@ -200,9 +200,9 @@ class Passage:
         result = (hidden, *[None] * (length - 1)) if length else hidden
         student = {place: self._take(shape, DTYPES[code])} if own else {}
         known = {index: losses[n] for n, index in enumerate(self.blocks) if not torch.isneginf(losses[n])}
-        return Edge({place: result}, student), known, bool(save)
+        return BoundaryActivations({place: result}, student), known, bool(save)
 
-    def send(self, edge: Edge, losses: Mapping[int, Tensor], *, save: bool = False) -> None:
+    def send(self, edge: BoundaryActivations, losses: Mapping[int, Tensor], *, save: bool = False) -> None:
         """Pass on what has flowed through this process's blocks."""
         if self.team.main:
             return

@@ -36,7 +36,7 @@ class Progress:
 
 
 @dataclass(slots=True, kw_only=True)
-class Session:
+class LoopContext:
     """Callbacks, snapshots, processes and preemption of a training loop; none of it changes the result.
 
     :param on_step: called after every step. :param measure: called at the marks of ``every_tokens``, after a snapshot.
@@ -77,7 +77,7 @@ class Session:
 
     def asked_to_end(self) -> bool:
         """Tell whether any process was asked to end (collective: every process must call it)."""
-        return self.snapshots is not None and self.team.any(self.preemption.signal is not None)
+        return self.snapshots is not None and self.team.any_rank(self.preemption.signal is not None)
 
     def point(self, tokens: int) -> None:
         """Measure a point; what led to it is saved, so a request to end is followed at once."""
@@ -93,7 +93,7 @@ class Session:
             return
         check_finite(parts)
         if self.team.shares_blocks:
-            parts = {name: part for own in self.team.collect(on_host(parts)) for name, part in own.items()}
+            parts = {name: part for own in self.team.gather(on_host(parts)) for name, part in own.items()}
         if self.team.main:
             self.snapshots.save(step, position, dict(self.note()), {**self.fixed, **parts, "random": random_state()})
         self.snapshots.made()
@@ -104,7 +104,7 @@ class Session:
         """End the run: every process must."""
         if self.snapshots is not None:
             self.snapshots.close()
-        self.team.wait()  # whoever ends first takes the others along
+        self.team.barrier()  # whoever ends first takes the others along
         self.preemption.end()
 
     def restore(self, learners: Mapping[int, BlockLearner]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lillama.config import DistillConfig
 from lillama.core.errors import ConfigError
-from lillama.distill.batch import Learned, Lesson, Whole, is_tied, learn_batch, span
+from lillama.distill.batch import BatchResult, BatchTotals, LossSettings, is_tied, learn_batch, span
 from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import Passage, Team, Update
 from lillama.model.blocks import Blocks
@@ -25,7 +25,7 @@ class Relay:
         self,
         blocks: Blocks,
         learners: Mapping[int, BlockLearner],
-        lesson: Lesson,
+        lesson: LossSettings,
         *,
         wanted: Sequence[int],
         learning: Sequence[int],
@@ -45,7 +45,7 @@ class Relay:
         """Begin a step; the process with the lowest blocks, ahead of all others, says what is saved after it."""
         self._save = save and self.passage.first
 
-    def __call__(self, batch: Batch, whole: Whole, update: Update | None) -> Learned:
+    def __call__(self, batch: Batch, whole: BatchTotals, update: Update | None) -> BatchResult:
         """Take what has flowed up to here, learn, pass it on."""
         edge, below, save = self.passage.receive()
         self._save = self._save or save
@@ -61,7 +61,7 @@ class Relay:
         )
         losses: dict[int, Tensor] = below | own.losses
         self.passage.send(own.edge, losses, save=self._save)
-        return Learned(losses, own.edge)
+        return BatchResult(losses, own.edge)
 
     def finish(self) -> bool:
         """End a step; whether a snapshot is made after it, by all processes alike."""
@@ -84,6 +84,6 @@ def exchange(team: Team, student: Student, config: DistillConfig, relay: "Relay"
         for index in Team(rank, team.size, team.mode).part_of_blocks(everyone, student.blocks):
             for parameter in student.trained_parameters(index, config.train) if index in student.blocks else ():
                 value = parameter.data.to(student.dtype, copy=True)
-                team.same([value], source=rank)
+                team.broadcast_tensors([value], source=rank)
                 if rank != team.rank:
                     parameter.data.copy_(value)

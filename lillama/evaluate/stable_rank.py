@@ -19,8 +19,8 @@ from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs
 from lillama.model.lowrank import LowRankExperts, LowRankLinear, expert_matrices, is_fused_experts
+from lillama.model.offload import at_work
 from lillama.model.runs import run_blocks
-from lillama.model.visit import at_work
 
 KEY = "evaluate.stable_rank"
 BLOCK = "layer_activation"  # as Figure 6 names a block's output

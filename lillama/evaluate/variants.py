@@ -25,10 +25,10 @@ from lillama.model.blocks import Blocks
 from lillama.model.load import meta_model, resolve_dtype
 from lillama.model.lowrank import FactorPair, LowRank, LowRankExperts, is_fused_experts
 from lillama.model.lowrank.lillama_modules import Expansion
+from lillama.model.offload import offload_blocks
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.task import AUTO_CLASSES, task_of
-from lillama.model.visit import keep_at_home
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 OF_PRODUCTS = (nn.Linear, Conv1D, nn.Embedding, Expansion, FactorPair, LowRankExperts)
@@ -136,7 +136,7 @@ def _drawn(
             _draw(model)
         if config.offload:
             blocks = Blocks(model)
-            keep_at_home(model, [blocks[index] for index in range(len(blocks))], device)
+            offload_blocks(model, [blocks[index] for index in range(len(blocks))], device)
         yield model
     finally:
         _put(model, META)

@@ -3,6 +3,6 @@
 from lillama.finetune.checks import check_finetune, check_teacher
 from lillama.finetune.loop import Update, fine_tune
 from lillama.finetune.teacher import dense_teacher
-from lillama.finetune.tuned import Tuned
+from lillama.finetune.trainable import TrainableModel
 
-__all__ = ["Tuned", "Update", "check_finetune", "check_teacher", "dense_teacher", "fine_tune"]
+__all__ = ["TrainableModel", "Update", "check_finetune", "check_teacher", "dense_teacher", "fine_tune"]

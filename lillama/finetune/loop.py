@@ -14,11 +14,11 @@ from tqdm import tqdm
 from lillama.config import FinetuneConfig
 from lillama.core.errors import DivergedError
 from lillama.data.calibration import Calibration
-from lillama.distill.progress import ORDERS, Session, Stopwatch
-from lillama.distill.schedule import learning_rate
+from lillama.distill.learning_rate import learning_rate
+from lillama.distill.progress import ORDERS, LoopContext, Stopwatch
 from lillama.distill.snapshot import set_random_state
 from lillama.finetune.objective import Loss, loss_of
-from lillama.finetune.tuned import Tuned
+from lillama.finetune.trainable import TrainableModel
 from lillama.model.inputs import Batch
 from lillama.model.surgery import take_orders
 
@@ -37,10 +37,10 @@ class Update:
 
 
 def fine_tune(
-    tuned: Tuned,
+    tuned: TrainableModel,
     data: Calibration,
     config: FinetuneConfig,
-    session: Session | None = None,
+    session: LoopContext | None = None,
     on_update: Callable[[Update], None] = lambda update: None,
     *,
     teacher: nn.Module | None = None,
@@ -52,7 +52,7 @@ def fine_tune(
     :param teacher: the dense model, where the loss compares with it (``objective=kl``).
     :raises DivergedError: for a loss or a gradient that is not finite, before it changes a weight.
     """
-    session = session or Session()
+    session = session or LoopContext()
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
     loss_fn, optimizer = loss_of(tuned, config, teacher), _optimizer(tuned, config)
     first, seen = _begin(tuned, optimizer, session)
@@ -72,7 +72,7 @@ def fine_tune(
     tuned.check_finite()
 
 
-def _optimizer(tuned: Tuned, config: FinetuneConfig) -> torch.optim.AdamW:
+def _optimizer(tuned: TrainableModel, config: FinetuneConfig) -> torch.optim.AdamW:
     """AdamW; biases and norms do not decay."""
     parameters = list(tuned.learning.values())
     groups = [
@@ -82,7 +82,7 @@ def _optimizer(tuned: Tuned, config: FinetuneConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
 
 
-def _begin(tuned: Tuned, optimizer: torch.optim.Optimizer, session: Session) -> tuple[int, int]:
+def _begin(tuned: TrainableModel, optimizer: torch.optim.Optimizer, session: LoopContext) -> tuple[int, int]:
     """From the start or a snapshot: the first step to make, and the tokens seen before it."""
     if session.start is None:
         return 0, 0
@@ -100,7 +100,7 @@ def _begin(tuned: Tuned, optimizer: torch.optim.Optimizer, session: Session) -> 
 
 
 @contextmanager
-def _training(tuned: Tuned, config: FinetuneConfig) -> Iterator[None]:
+def _training(tuned: TrainableModel, config: FinetuneConfig) -> Iterator[None]:
     """The model in training mode: its own dropout is on."""
     model: Any = tuned.model
     model.train()
@@ -119,13 +119,13 @@ def _checkpointing(model: Any, do: str) -> Callable[..., None]:
     return getattr(model, f"activation_checkpointing_{do}", None) or getattr(model, f"gradient_checkpointing_{do}")
 
 
-def _batches(tuned: Tuned, data: Calibration, config: FinetuneConfig, first: int) -> Iterator[Batch]:
+def _batches(tuned: TrainableModel, data: Calibration, config: FinetuneConfig, first: int) -> Iterator[Batch]:
     every = (batch for _ in range(config.epochs) for batch in data.batches(config.batch_size, tuned.device))
     return islice(every, first, None)
 
 
 def _update(
-    tuned: Tuned,
+    tuned: TrainableModel,
     batch: Batch,
     loss_fn: Loss,
     optimizer: torch.optim.Optimizer,
@@ -149,7 +149,7 @@ def _update(
     return loss, norm
 
 
-def _gradients(tuned: Tuned, batch: Batch, loss_fn: Loss, size: int) -> float:
+def _gradients(tuned: TrainableModel, batch: Batch, loss_fn: Loss, size: int) -> float:
     """Sum the gradients of a batch's mean loss over its parts, and return that loss."""
     loss_fn.of(batch)
     total = 0.0
@@ -163,9 +163,9 @@ def _gradients(tuned: Tuned, batch: Batch, loss_fn: Loss, size: int) -> float:
 
 
 def _after(
-    tuned: Tuned,
+    tuned: TrainableModel,
     optimizer: torch.optim.Optimizer,
-    session: Session,
+    session: LoopContext,
     *,
     step: int,
     steps: int,

@@ -11,7 +11,7 @@ from lillama.algebra.losses import normalized_mse_distance
 from lillama.config import FinetuneConfig, Objective
 from lillama.finetune.divergence import divergence
 from lillama.finetune.teacher import keep_apart
-from lillama.finetune.tuned import Tuned
+from lillama.finetune.trainable import TrainableModel
 from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs
@@ -30,7 +30,7 @@ class Loss(Protocol):
         """Compute a part's share of the mean loss of the batch [], in float32."""
 
 
-def loss_of(tuned: Tuned, config: FinetuneConfig, teacher: nn.Module | None) -> Loss:
+def loss_of(tuned: TrainableModel, config: FinetuneConfig, teacher: nn.Module | None) -> Loss:
     """Make the configured loss of a model.
 
     :param teacher: the dense model, which ``objective=kl`` needs.

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from lillama.model.blocks import Blocks
+from lillama.model.offload import copy_offload_hook, onload_block
 from lillama.model.student import Student
-from lillama.model.visit import come_to_stay, visit_like
 
 
 def dense_teacher(student: Student) -> nn.Module:
@@ -21,7 +21,7 @@ def dense_teacher(student: Student) -> nn.Module:
     blocks = student.teacher_blocks
     for index in range(len(blocks)):
         if index not in student.blocks:
-            come_to_stay(blocks[index])
+            onload_block(blocks[index])
     return twin(student.teacher)
 
 
@@ -35,7 +35,7 @@ def twin(model: Any) -> nn.Module:
     other = copy.deepcopy(model, memo)
     own, others = Blocks(model), Blocks(other)
     for index in range(len(own)):
-        visit_like(others[index], own[index])
+        copy_offload_hook(others[index], own[index])
     return other.eval()
 
 

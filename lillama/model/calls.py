@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lillama.model.visit import at_work
+from lillama.model.offload import at_work
 
 # Of a block's arguments by path, (0, position) or (1, name), deeper for nested ones: whether a tensor has a row for
 # each sequence (True) or counts for all of them (False); what is in neither way is left out.

@@ -24,6 +24,7 @@ from lillama.model.blocks import Blocks
 from lillama.model.gguf import check_all_read, check_unsplit, read_once
 from lillama.model.lowrank import METHOD
 from lillama.model.lowrank.lillama_checks import check_finite
+from lillama.model.offload import offload_blocks
 from lillama.model.reading import (
     check_no_adapter,
     check_not_quantized,
@@ -33,7 +34,6 @@ from lillama.model.reading import (
 )
 from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
-from lillama.model.visit import keep_at_home
 from lillama.model.whole import load_whole
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def load_model(config: ModelConfig, cache_dir: Path, *, seed: int = 0) -> nn.Mod
         check_finite(model)
     if config.offload:
         blocks = Blocks(model)
-        keep_at_home(model, [blocks[index] for index in range(len(blocks))], device)
+        offload_blocks(model, [blocks[index] for index in range(len(blocks))], device)
     return model.eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall, block_call
-from lillama.model.visit import GIVES_BACK
+from lillama.model.offload import GIVES_BACK
 
 # What has been computed of a model: by place (see Blocks.place), what the last block that ran there gave back.
 Given = Mapping[int, Any]

@@ -26,8 +26,8 @@ from lillama.model.lowrank import (
     is_fused_experts,
     tied_head,
 )
+from lillama.model.offload import copy_offload_hook
 from lillama.model.sharing import shared_parameters
-from lillama.model.visit import visit_like
 
 AnyFactors = Factors | PivotedFactors
 
@@ -202,5 +202,5 @@ def student_blocks(blocks: Blocks, modules: Mapping[str, LowRank]) -> dict[int, 
 def _copy_with(block: nn.Module, modules: Mapping[str, nn.Module], kept: Mapping[int, nn.Parameter]) -> nn.Module:
     known = {id(block.get_submodule(name)): module for name, module in modules.items()}
     student = copy.deepcopy(block, memo={**kept, **known})
-    visit_like(student, block)
+    copy_offload_hook(student, block)
     return student

@@ -16,7 +16,6 @@ from lillama.config import (
     FactorForm,
     FinetuneConfig,
     InitConfig,
-    Inputs,
     InvalidRows,
     KfacConfig,
     KfacRanksConfig,
@@ -25,6 +24,7 @@ from lillama.config import (
     Objective,
     Source,
     StrategyConfig,
+    StudentInputs,
     TargetsConfig,
     Task,
     Tune,
@@ -34,9 +34,9 @@ from lillama.core.errors import ConfigError
 from lillama.data.calibration import Calibration
 from lillama.data.rows import CheckedRows, ListedRows
 from lillama.data.tokens import blocks_up_to
-from lillama.distill import Session
+from lillama.distill import LoopContext
 from lillama.distill import distill as distil_blocks
-from lillama.finetune import Tuned, dense_teacher, fine_tune
+from lillama.finetune import TrainableModel, dense_teacher, fine_tune
 from lillama.init import FactorCache, start_factors
 from lillama.init.planning import plan_spectra
 from lillama.model.limits import model_limits
@@ -116,8 +116,8 @@ def compress(
         made = start_factors(model, plan.ranks, blocks, init, form=form, cache=cache, progress=progress)
         student = Student(model, made)
     if distill is not None:
-        loss = loss or LossConfig(inputs=Inputs.teacher_student)
-        distil_blocks(student, blocks, distill, loss, Session(progress=progress))
+        loss = loss or LossConfig(inputs=StudentInputs.teacher_student)
+        distil_blocks(student, blocks, distill, loss, LoopContext(progress=progress))
         student.check_finite()
     compressed = student.settle() if finetune is None else _tuned(student, blocks, finetune, seed, progress)
     compressed.requires_grad_(True)
@@ -166,8 +166,8 @@ def _tuned(student: Student, blocks: Calibration, config: FinetuneConfig, seed: 
     """Settle a student and fine-tune it, beside the dense model where it learns from that."""
     teacher = dense_teacher(student) if config.objective is Objective.kl else None
     torch.manual_seed(seed)
-    tuned = Tuned(student.settle(), config)
-    fine_tune(tuned, blocks, config, Session(progress=progress), teacher=teacher)
+    tuned = TrainableModel(student.settle(), config)
+    fine_tune(tuned, blocks, config, LoopContext(progress=progress), teacher=teacher)
     return tuned.settle()
 
 

@@ -28,7 +28,7 @@ from lillama.core.results import read_json
 from lillama.core.terminal import printable, show
 from lillama.report.summary import forecast_table, plan_table, summary
 
-__all__ = ["Session", "set_up", "typed"]
+__all__ = ["CommandLine", "set_up", "typed"]
 log = logging.getLogger(__name__)
 DONE, OTHER, BAD_INPUT = 0, 1, 2
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
@@ -37,7 +37,7 @@ NO_MEMORY = "can't allocate memory"  # torch, of the host's
 ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
 
-class Session:
+class CommandLine:
     """One call of the command line: a single run, or the cells of a sweep."""
 
     def __init__(self) -> None:

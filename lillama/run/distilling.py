@@ -5,13 +5,13 @@ from typing import Any
 
 from lillama.config import MEASURES, Stage
 from lillama.core.outputs import CURVE, SCRATCH, SNAPSHOTS
-from lillama.distill import Progress, Session, distill
+from lillama.distill import LoopContext, Progress, distill
 from lillama.distill.progress import as_parts
 from lillama.evaluate.curve import Curve
 from lillama.model.student import Student
 from lillama.run.job import Job
 from lillama.run.measure import Measurement
-from lillama.run.prepare import Inputs
+from lillama.run.prepare import RunInputs
 from lillama.run.reuse import Kept
 from lillama.strategy.plan import RankPlan
 
@@ -29,7 +29,7 @@ def make_curve(job: Job, measurement: Measurement) -> Curve:
     )
 
 
-def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Curve) -> None:
+def distil(job: Job, plan: RankPlan, inputs: RunInputs, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
     assert inputs.data is not None
     config, record = job.config, job.record
@@ -41,7 +41,7 @@ def distil(job: Job, plan: RankPlan, inputs: Inputs, student: Student, curve: Cu
     def note() -> Mapping[str, Any]:
         return {**record.note(), "curve": curve.state(), "plan": plan.as_dict()}
 
-    session = Session(
+    session = LoopContext(
         on_step=on_step,
         measure=lambda tokens: curve.add_if_due(student, tokens),
         progress=config.progress and job.team.main,

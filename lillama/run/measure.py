@@ -21,7 +21,7 @@ from lillama.evaluate.zero_shot import recovery, zero_shot
 from lillama.model.load import load_model, resolve_device
 from lillama.model.lowrank import LowRank
 from lillama.model.student import Student, random_student
-from lillama.run.prepare import Inputs, cache_of, kept
+from lillama.run.prepare import RunInputs, cache_of, kept
 from lillama.run.record import Record
 from lillama.strategy.plan import RankPlan
 
@@ -34,7 +34,7 @@ class Measurement:
 
     config: RunConfig
     record: Record
-    inputs: Inputs
+    inputs: RunInputs
 
     def perplexity(self, model: nn.Module) -> float:
         """Return the perplexity of the configured text, under its own clock."""

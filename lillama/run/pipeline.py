@@ -93,7 +93,7 @@ def keep_records(
     saves: Saves,
 ) -> dict[str, Any]:
     """Run the stages in the process that writes to the folder, unless the folder holds their result."""
-    previous = team.told(finished(config, outputs, fingerprint))
+    previous = team.broadcast_object(finished(config, outputs, fingerprint))
     with outputs.settled(), logged(outputs):
         if previous is not None:
             outputs.finish()
@@ -101,7 +101,7 @@ def keep_records(
             return previous
         own = saves.distill.latest()
         others = saves.found() if own is None else None
-        start = team.told(own or others)
+        start = team.broadcast_object(own or others)
         tuned = saves.tuned(config, start)
         note = note_of(own, tuned)
         taken = others.note if others is not None and note is None else None
@@ -120,10 +120,10 @@ def keep_records(
 
 def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
     """Run the same stages on a process that keeps no records, without logging or writing."""
-    previous = team.told(None)
+    previous = team.broadcast_object(None)
     if previous is not None:
         return previous
-    start = team.told(None)
+    start = team.broadcast_object(None)
     with following(config, folder) as record, explained(team):
         run_stages(Job(config, record, team, preemption, saves, start))
     return record.result.as_dict()
@@ -171,7 +171,7 @@ def agreed_plan(job: Job, supply: Supply) -> RankPlan:
         return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
     if not config.strategy.from_spectra:
         return prepare_plan(config, folder)
-    return job.team.told(planned_by_spectra(job, supply) if job.team.main else None)
+    return job.team.broadcast_object(planned_by_spectra(job, supply) if job.team.main else None)
 
 
 def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
@@ -276,7 +276,7 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
         made = blank_modules(teacher, ranks, form, keep_bias=config.init.keep_bias)
     student = Student(teacher, made)
     if job.start is None:
-        job.team.same([*student.factor_parameters(), *student.orders().values()])
+        job.team.broadcast_tensors([*student.factor_parameters(), *student.orders().values()])
     elif orders := student.orders():
         take_orders(orders, job.start.part(ORDERS))
     return student, plan

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import (
+    AdamPrecision,
     BlockwiseConfig,
     DataConfig,
     DomainsConfig,
     Dtype,
     ModelConfig,
-    Moments,
     Parallel,
     RunConfig,
     Source,
@@ -59,7 +59,7 @@ OF_TEXT = {*READ_TEXT, Stage.zero_shot, Stage.samples, Stage.domains}
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class RunInputs:
     """The tokenizer, and what no stage needs is None: calibration tokens, those of the fine-tuning, the text that
     perplexity, speed and stable ranks are measured on, the harness's tasks, speech with its transcripts, texts of
     several kinds."""
@@ -102,7 +102,7 @@ def plan_shape(config: RunConfig) -> ModelShape:
     return model_shape(meta_model(config.model, cache_of(config)), config.model.targets).factored(config.factors.form)
 
 
-def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
+def prepare_inputs(config: RunConfig, writer: Writer) -> RunInputs:
     """Tokenizer, tokens, tasks and speech.
 
     :param writer: loads the dense model, for texts that it writes itself.
@@ -126,7 +126,7 @@ def prepare_inputs(config: RunConfig, writer: Writer) -> Inputs:
         raise ConfigError("evaluate.zero_shot.chat_template=true: the model's tokenizer has none")
     if config.baseline is not None and Stage.init not in stages:
         check_baseline(config, config.baseline)
-    inputs = Inputs(
+    inputs = RunInputs(
         tokenizer=tokenizer,
         data=_calibration(config, config.data, tokenizer, limits, writer) if config.calibrates else None,
         tuning=_calibration(config, config.finetune_data, tokenizer, limits, writer) if tunes else None,
@@ -201,7 +201,7 @@ def check_runnable(config: RunConfig) -> None:
     if Stage.finetune in stages:
         check_finetune(config, task, compressed=is_compressed(config.model, cache_of(config)))
         check_teacher(config, cache_of(config))
-    if config.distill.moments is Moments.int8 and importlib.util.find_spec("torchao") is None:
+    if config.distill.moments is AdamPrecision.int8 and importlib.util.find_spec("torchao") is None:
         raise ConfigError("distill.moments=int8: needs the package torchao (pip install torchao)")
     if config.model.dtype is Dtype.float16 and Stage.distill in stages:
         raise ConfigError("model.dtype=float16: local gradients underflow in it; distil in bfloat16 or float32")

@@ -28,7 +28,7 @@ from lillama.strategy.forecast import draw_forecast
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
-ROOM = {  # how a stage needs less of the device
+OOM_HINTS = {  # how a stage needs less of the device
     "init": "set model.offload=true, or init=svd, which needs no moments",
     "distill": "lower distill.micro_batch, or set distill/schedule=blockwise with model.offload=true",
     "finetune": "lower finetune.micro_batch, or set finetune.activation_checkpointing=true, or finetune=lora",
@@ -103,7 +103,7 @@ class Record:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            hint = ROOM.get(name, "set model.offload=true")
+            hint = OOM_HINTS.get(name, "set model.offload=true")
             raise DeviceMemoryError(f"out of device memory in the stage {name}: {hint}") from error
         finally:
             self._lap()

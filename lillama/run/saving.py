@@ -13,12 +13,12 @@ from lillama.model.checkpoint import save_checkpoint, save_loaded
 from lillama.model.load import local_place
 from lillama.model.lowrank import LowRank
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
-from lillama.run.prepare import Inputs
+from lillama.run.prepare import RunInputs
 from lillama.run.record import Record
 from lillama.strategy.plan import RankPlan
 
 
-def save(config: RunConfig, plan: RankPlan, inputs: Inputs, model: Any, record: Record) -> None:
+def save(config: RunConfig, plan: RankPlan, inputs: RunInputs, model: Any, record: Record) -> None:
     """Write the checkpoint of a model that the run made smaller."""
     record.claim(CHECKPOINT)
     save_checkpoint(
@@ -52,7 +52,7 @@ def plan_beside(config: RunConfig) -> dict[str, Any] | None:
 
 
 def save_tuned(
-    config: RunConfig, inputs: Inputs, model: Any, record: Record, plan: Mapping[str, Any] | None = None
+    config: RunConfig, inputs: RunInputs, model: Any, record: Record, plan: Mapping[str, Any] | None = None
 ) -> None:
     """Write the checkpoint of a model that was fine-tuned as it came.
 

@@ -11,7 +11,7 @@ from lillama.init import FactorCache, factor_cache
 from lillama.init.kfac import LossSpectra
 from lillama.init.planning import plan_spectra
 from lillama.model.load import load_model
-from lillama.run.prepare import Inputs, cache_of, kept, prepare_inputs
+from lillama.run.prepare import RunInputs, cache_of, kept, prepare_inputs
 from lillama.run.record import Record
 
 
@@ -21,12 +21,12 @@ class Supply:
     def __init__(self, config: RunConfig, record: Record) -> None:
         self.config = config
         self.record = record
-        self._inputs: Inputs | None = None
+        self._inputs: RunInputs | None = None
         self._teacher: Any = None
         self.loss_spectra: LossSpectra | None = None  # what a plan by the loss was made of
         self._cache = kept(config)  # one for all: it does not evict what this run has used
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> RunInputs:
         """Tokenizer, tokens, tasks and speech, told to the record.
 
         :raises ConfigError: for texts, tasks or sounds that are missing, unreadable or too few.

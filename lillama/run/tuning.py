@@ -11,12 +11,12 @@ from lillama.config import MEASURES, Stage
 from lillama.core.outputs import TUNING_CURVE, TUNING_SNAPSHOTS
 from lillama.core.preempt import Preemption
 from lillama.data.calibration import described
-from lillama.distill.progress import Session, as_parts
+from lillama.distill.progress import LoopContext, as_parts
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.evaluate.curve import Curve
-from lillama.finetune import Tuned, Update, fine_tune
+from lillama.finetune import TrainableModel, Update, fine_tune
 from lillama.model.blocks import Blocks
-from lillama.model.visit import staying
+from lillama.model.offload import onloaded
 from lillama.run.measure import Measurement
 from lillama.run.record import Record
 
@@ -49,9 +49,9 @@ def tune(
     assert inputs.tuning is not None
     blocks = Blocks(model)
     record.claim(TUNING_SNAPSHOTS, *TUNING_CURVE)
-    with record.stage(NAME), staying([blocks[index] for index in range(len(blocks))]):
+    with record.stage(NAME), onloaded([blocks[index] for index in range(len(blocks))]):
         torch.manual_seed(config.seed)
-        tuned = Tuned(model, config.finetune)
+        tuned = TrainableModel(model, config.finetune)
         losses, curve = LossLine.of(resumption.start), _curve(measurement, resumption.start)
         if resumption.start is None:
             curve.add(tuned, tokens=0)
@@ -122,14 +122,16 @@ def _curve(measurement: Measurement, start: Snapshot | None) -> Curve:
     )
 
 
-def _session(measurement: Measurement, tuned: Tuned, curve: Curve, losses: LossLine, resumption: Resumption) -> Session:
+def _session(
+    measurement: Measurement, tuned: TrainableModel, curve: Curve, losses: LossLine, resumption: Resumption
+) -> LoopContext:
     """Make the session of the fine-tuning, as a distillation has one."""
     config, record = measurement.config, measurement.record
 
     def note() -> Mapping[str, Any]:
         return {**record.note(), **resumption.known, NAME: {"curve": curve.state(), "loss": losses.state()}}
 
-    return Session(
+    return LoopContext(
         measure=lambda tokens: curve.add_if_due(tuned, tokens),
         progress=config.progress,
         preemption=resumption.preemption,

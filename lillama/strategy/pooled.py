@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from lillama.algebra.allocation import allocate
 from lillama.model.targets import ModelShape
-from lillama.strategy.lowest import Pooled, room
+from lillama.strategy.budget import Pooled, room
 
 # Of each named matrix the squared singular values that its factors are cut from, descending; made when it is called.
 Spectra = Callable[[Sequence[str]], Mapping[str, Sequence[float]]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lillama.config import Rounding, StrategyConfig, UniformConfig
 from lillama.model.targets import ModelShape, Target
-from lillama.strategy.lowest import room
+from lillama.strategy.budget import room
 
 
 def plan_uniform(shape: ModelShape, target: int, config: StrategyConfig) -> dict[str, int]:

@@ -6,11 +6,11 @@ from lillama.bench.literal import LiteralDistillation
 from lillama.config import (
     DistillConfig,
     FeatureConfig,
-    Inputs,
     LossConfig,
+    StudentInputs,
     SvdConfig,
 )
-from lillama.distill import Session, distill
+from lillama.distill import LoopContext, distill
 from lillama.init import start_factors
 from lillama.model.student import Student
 from lillama.model.targets import model_shape
@@ -42,7 +42,7 @@ def assert_equal_factors(found, wanted, limit=1e-5):
 
 
 @pytest.mark.parametrize("start", START)
-@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("inputs", list(StudentInputs))
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"merge": False}], ids=["merged", "micro", "apart"])
 def test_the_engine_is_the_papers_method_step_for_step(tiny_model, inputs, start, options):
     tokens = random_tokens(STEPS * SEQUENCES, 16)
@@ -53,7 +53,7 @@ def test_the_engine_is_the_papers_method_step_for_step(tiny_model, inputs, start
     expected = [literal.step(batch.ids) for batch in tokens.batches(SEQUENCES, "cpu")]
     history = []
     config = DistillConfig(batch_size=SEQUENCES, lr=1e-3, **options)
-    distill(student, tokens, config, loss, Session(on_step=history.append))
+    distill(student, tokens, config, loss, LoopContext(on_step=history.append))
     wanted = {(i, n): p for i in student.blocks for n, p in literal.student_layers[i].named_parameters()}
     found = factors(student.blocks)
     assert_equal_factors(found, {key: wanted[key] for key in found})

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lillama.bench.engine import Engine
 from lillama.bench.needed import Settings, attention_flops, llama_like, needed_flops
 from lillama.bench.products import Layout, Recorder, Replay, total_flops
-from lillama.config import BlockwiseConfig, DistillConfig, Dtype, Inputs, LossConfig, ModelConfig, Train, Weights
+from lillama.config import BlockwiseConfig, DistillConfig, Dtype, LossConfig, ModelConfig, StudentInputs, Train, Weights
 from lillama.model.load import load_model
 from lillama.model.student import random_student
 from lillama.model.targets import model_shape
@@ -28,7 +28,7 @@ def ranks_of(shape, chosen, blocks=(1, 3)):
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
-@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("inputs", list(StudentInputs))
 @pytest.mark.parametrize("blockwise", [False, True], ids=["joint", "blockwise"])
 @pytest.mark.parametrize("train", [Train.factors, Train.block])
 def test_the_engine_makes_the_products_that_the_method_needs_and_no_other(tiny_model, chosen, inputs, blockwise, train):
@@ -55,7 +55,7 @@ def test_the_products_are_seen_on_a_gpu_too(tmp_path):
     model = load_model(ModelConfig(name="tiny", architecture=architecture, **options), tmp_path, seed=0)
     shape = model_shape(model)
     ranks = ranks_of(shape, ("",))
-    config, loss = DistillConfig(batch_size=BATCH), LossConfig(inputs=Inputs.teacher_student)
+    config, loss = DistillConfig(batch_size=BATCH), LossConfig(inputs=StudentInputs.teacher_student)
     engine = Engine(random_student(model, ranks), config, loss, length=LENGTH)
     attention = attention_flops(model.config, sequences=BATCH, length=LENGTH)
     settings = Settings(tokens=BATCH * LENGTH, attention=attention, inputs=loss.inputs)

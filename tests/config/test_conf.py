@@ -11,7 +11,6 @@ from lillama.config import (
     Distance,
     FactorForm,
     FeatureConfig,
-    Inputs,
     KfacConfig,
     KfacRanksConfig,
     LearningRate,
@@ -21,6 +20,7 @@ from lillama.config import (
     Source,
     Split,
     Stage,
+    StudentInputs,
     SvdConfig,
     Train,
     Tune,
@@ -116,7 +116,7 @@ def test_the_papers_preset_is_the_papers_text():
     assert isinstance(config.init, SvdConfig)
     assert config.init.split is Split.us_v
     assert config.factors.form is composed("preset=authors_code", "model=phi2").factors.form is FactorForm.plain
-    assert config.loss.inputs is Inputs.teacher_student
+    assert config.loss.inputs is StudentInputs.teacher_student
     assert config.loss.distance is Distance.l1_cosine
     assert config.loss.reduction is Reduction.sum
     assert (config.distill.lr, config.distill.lr_schedule) == (8.6e-4, LearningRate.constant)

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from lillama.config import BlockwiseConfig, DistillConfig, Inputs, Place
+from lillama.config import BlockwiseConfig, DistillConfig, Place, StudentInputs
 from lillama.core.errors import ConfigError
-from lillama.distill import Session, distill
+from lillama.distill import LoopContext, distill
 from lillama.distill.learner import BlockLearner
 from lillama.model.inputs import model_inputs
 from lillama.model.runs import run_blocks
@@ -26,13 +26,13 @@ def weights(student):
     return {(i, n): p.detach().clone() for i, block in student.blocks.items() for n, p in block.named_parameters()}
 
 
-def trained(model, tokens, config, inputs=Inputs.teacher_student, ranks=RANKS, **session):
+def trained(model, tokens, config, inputs=StudentInputs.teacher_student, ranks=RANKS, **session):
     student = student_of(copy.deepcopy(model), ranks)
-    distill(student, tokens, config, loss_of(inputs), Session(**session))
+    distill(student, tokens, config, loss_of(inputs), LoopContext(**session))
     return weights(student)
 
 
-@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("inputs", list(StudentInputs))
 def test_one_block_alone_learns_what_it_learns_in_the_joint_schedule(tiny_model, tokens, inputs):
     """With one compressed block there is no order to choose."""
     ranks = {name: rank for name, rank in RANKS.items() if "layers.3" in name}
@@ -77,7 +77,7 @@ def test_every_block_is_fed_with_what_the_finished_blocks_below_it_give(family, 
     run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=keep(true_teacher))
     config = DistillConfig(schedule=blockwise(place=place), lr=1e-3, epochs=2)
     data = FixedBatch(batch)
-    distill(student, data, config, loss_of(Inputs.teacher_student), Session(scratch=tmp_path / "scratch"))
+    distill(student, data, config, loss_of(StudentInputs.teacher_student), LoopContext(scratch=tmp_path / "scratch"))
     assert not (tmp_path / "scratch").exists()
     true = {}
     with student.in_place():
@@ -88,7 +88,7 @@ def test_every_block_is_fed_with_what_the_finished_blocks_below_it_give(family, 
         torch.testing.assert_close(output, true_teacher[index].output)
 
 
-@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("inputs", list(StudentInputs))
 @pytest.mark.parametrize("tokens", [random_tokens(7, 16), padded_tokens()], ids=["packed", "padded"])
 def test_micro_batches_and_the_disk_change_nothing(tiny_model, tokens, inputs, tmp_path):
     config = {"batch_size": 3, "epochs": 2, "lr": 1e-4}
@@ -106,7 +106,7 @@ def test_the_loss_of_every_block_falls(tiny_model):
     student = student_of(tiny_model, RANKS)
     history = []
     config = DistillConfig(schedule=blockwise(), batch_size=4, epochs=15, lr=3e-3)
-    distill(student, tokens, config, loss_of(Inputs.teacher_student), Session(on_step=history.append))
+    distill(student, tokens, config, loss_of(StudentInputs.teacher_student), LoopContext(on_step=history.append))
     assert len(history) == 15 * len(student.blocks)
     assert [progress.tokens for progress in history][-1] == 15 * tokens.tokens
     for index in student.blocks:
@@ -122,7 +122,7 @@ def test_a_block_stops_when_its_held_out_loss_falls_no_more_and_keeps_its_best(t
     history = []
     schedule = blockwise(heldout=0.25, patience=2)
     config = DistillConfig(schedule=schedule, batch_size=2, epochs=50, lr=100.0)  # a rate that only destroys
-    distill(student, tokens, config, loss_of(Inputs.teacher_student), Session(on_step=history.append))
+    distill(student, tokens, config, loss_of(StudentInputs.teacher_student), LoopContext(on_step=history.append))
     assert len(history) == len(student.blocks) * 2 * 3, "two passes over three batches"
     assert all(torch.equal(value, start[key]) for key, value in weights(student).items()), "the start was the best"
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lillama.config import Distance, DistillConfig, Inputs, Keep, LossConfig, Reduction, Train
+from lillama.config import Distance, DistillConfig, Keep, LossConfig, Reduction, StudentInputs, Train
 from lillama.core.errors import DivergedError
 from lillama.data.tokens import TokenBlocks
-from lillama.distill import Session, distill
-from lillama.distill.batch import Lesson, block_feeds, learn_batch, make_learners
-from lillama.distill.stream import StudentStream
+from lillama.distill import LoopContext, distill
+from lillama.distill.batch import LossSettings, block_feeds, learn_batch, make_learners
+from lillama.distill.student_stream import StudentStream
 from lillama.model.blocks import Blocks
 from lillama.model.calls import BlockCall
 from lillama.model.inputs import model_inputs
@@ -35,7 +35,7 @@ def gradients(model, inputs, tokens, ranks=RANKS, **options):
     student = student_of(copy.deepcopy(model), ranks)
     config = DistillConfig(train=Train.block)
     learners = make_learners(student, config, loss_of(inputs, **options))
-    lesson = Lesson.of(config, loss_of(inputs, **options))
+    lesson = LossSettings.of(config, loss_of(inputs, **options))
     losses = learn_batch(student.teacher_blocks, learners, one_batch(tokens), lesson).losses
     losses = {index: float(loss) for index, loss in losses.items()}
     found = {(i, n): p.grad for i, learner in learners.items() for n, p in learner.block.named_parameters()}
@@ -57,9 +57,9 @@ def padded_tokens():
 @pytest.mark.parametrize("tokens", [random_tokens(4, 16), padded_tokens()], ids=["packed", "padded"])
 def test_eq_10_the_gradients_of_the_joint_loss_are_the_sum_of_both(tiny_model, distance, reduction, tokens):
     options = {"distance": distance, "reduction": reduction}
-    teacher, teacher_loss = gradients(tiny_model, Inputs.teacher, tokens, **options)
-    student, student_loss = gradients(tiny_model, Inputs.student, tokens, **options)
-    joint, joint_loss = gradients(tiny_model, Inputs.teacher_student, tokens, **options)
+    teacher, teacher_loss = gradients(tiny_model, StudentInputs.teacher, tokens, **options)
+    student, student_loss = gradients(tiny_model, StudentInputs.student, tokens, **options)
+    joint, joint_loss = gradients(tiny_model, StudentInputs.teacher_student, tokens, **options)
     assert teacher.keys() == student.keys() == joint.keys()
     for key in joint:
         torch.testing.assert_close(joint[key], teacher[key] + student[key], rtol=1e-4, atol=1e-6)
@@ -93,11 +93,11 @@ def test_the_student_stream_is_what_the_compressed_model_feeds_its_blocks_with(f
     model = tiny(family, **({"num_hidden_layers": 4} if family == "llama" else {}))
     student = student_of(model, STREAMS[family])
     inputs = model_inputs(model, batch_for(model))
-    learners = make_learners(student, DistillConfig(), loss_of(Inputs.student))
+    learners = make_learners(student, DistillConfig(), loss_of(StudentInputs.student))
     fed = {}
     for index, learner in learners.items():
         learner.backward = _spy(fed, index, learner.backward)
-    learn_batch(student.teacher_blocks, learners, batch_for(model), Lesson(Inputs.student))
+    learn_batch(student.teacher_blocks, learners, batch_for(model), LossSettings(StudentInputs.student))
     true = {}
     with student.in_place() as compressed:
         wanted = range(min(learners), max(learners) + 1)
@@ -124,10 +124,10 @@ def _spy(fed, index, backward):
 
 def test_no_gradient_crosses_a_block(tiny_model, tokens):
     """The gradient of block 1 is the same whether or not block 3 learns too."""
-    both, _ = gradients(tiny_model, Inputs.teacher_student, tokens)
+    both, _ = gradients(tiny_model, StudentInputs.teacher_student, tokens)
     student = student_of(copy.deepcopy(tiny_model), {n: r for n, r in RANKS.items() if "layers.1" in n})
-    learners = make_learners(student, DistillConfig(train=Train.block), loss_of(Inputs.teacher_student))
-    learn_batch(student.teacher_blocks, learners, one_batch(tokens), Lesson(Inputs.teacher_student))
+    learners = make_learners(student, DistillConfig(train=Train.block), loss_of(StudentInputs.teacher_student))
+    learn_batch(student.teacher_blocks, learners, one_batch(tokens), LossSettings(StudentInputs.teacher_student))
     for name, parameter in learners[1].block.named_parameters():
         assert torch.equal(parameter.grad, both[1, name])
 
@@ -138,21 +138,21 @@ def test_only_the_needed_blocks_run_and_the_lowest_once(tiny_model, tokens):
     for index in range(len(blocks)):
         blocks[index].register_forward_hook(lambda *_, index=index: ran.append(index))
     student = student_of(tiny_model, {n: r for n, r in RANKS.items() if "layers.1" in n})
-    distill(student, tokens, DistillConfig(batch_size=8), loss_of(Inputs.teacher_student))
+    distill(student, tokens, DistillConfig(batch_size=8), loss_of(StudentInputs.teacher_student))
     assert ran == [0, 1]
     call = BlockCall(1, torch.zeros(1))
-    first = block_feeds(call, StudentStream(Blocks(tiny_model), {}), Inputs.teacher_student)
+    first = block_feeds(call, StudentStream(Blocks(tiny_model), {}), StudentInputs.teacher_student)
     assert [feed.weight for feed in first] == [2.0], "the first compressed block's two passes are one"
 
 
-@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("inputs", list(StudentInputs))
 @pytest.mark.parametrize("train", list(Train))
 def test_every_blocks_loss_falls_on_a_fixed_batch(tiny_model, inputs, train):
     tokens = random_tokens(4, 32)
     student = student_of(tiny_model, RANKS)
     history = []
     config = DistillConfig(batch_size=4, epochs=15, lr=3e-3, train=train, clip_norm=1.0)
-    distill(student, tokens, config, loss_of(inputs), Session(on_step=history.append))
+    distill(student, tokens, config, loss_of(inputs), LoopContext(on_step=history.append))
     assert [progress.tokens for progress in history] == [128 * step for step in range(1, 16)]
     for index in student.blocks:
         assert history[-1].losses[index] < history[0].losses[index]
@@ -162,7 +162,7 @@ def test_only_what_was_asked_for_is_trained(tiny_model, tokens):
     student = student_of(tiny_model, RANKS)
     before = {(i, n): p.clone() for i, block in student.blocks.items() for n, p in block.named_parameters()}
     teacher = {name: p.clone() for name, p in tiny_model.named_parameters()}
-    distill(student, tokens, DistillConfig(train=Train.factors), loss_of(Inputs.teacher_student))
+    distill(student, tokens, DistillConfig(train=Train.factors), loss_of(StudentInputs.teacher_student))
     for index, block in student.blocks.items():
         for name, parameter in block.named_parameters():
             factor = ".A." in name or ".B." in name
@@ -173,7 +173,7 @@ def test_only_what_was_asked_for_is_trained(tiny_model, tokens):
 def test_a_run_repeats_bit_for_bit(tiny_model, tokens):
     def factors():
         student = student_of(copy.deepcopy(tiny_model), RANKS)
-        distill(student, tokens, DistillConfig(batch_size=2), loss_of(Inputs.teacher_student))
+        distill(student, tokens, DistillConfig(batch_size=2), loss_of(StudentInputs.teacher_student))
         return [p.clone() for block in student.blocks.values() for p in block.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(factors(), factors(), strict=True))
@@ -184,7 +184,13 @@ def test_full_rank_factors_have_nothing_to_learn(tiny_model, tokens):
     student = student_of(tiny_model, ranks)
     losses = []
     config = DistillConfig(lr=1e-12, weight_decay=0.0)
-    distill(student, tokens, config, loss_of(Inputs.student, distance=Distance.mse), Session(on_step=losses.append))
+    distill(
+        student,
+        tokens,
+        config,
+        loss_of(StudentInputs.student, distance=Distance.mse),
+        LoopContext(on_step=losses.append),
+    )
     assert all(loss < 1e-7 for loss in losses[0].losses.values())
 
 
@@ -197,7 +203,7 @@ def test_padding_does_not_teach(tiny_model):
 
     def factors(ids):
         student = student_of(copy.deepcopy(tiny_model), RANKS)
-        distill(student, TokenBlocks(ids, tokens.lengths), DistillConfig(), loss_of(Inputs.teacher_student))
+        distill(student, TokenBlocks(ids, tokens.lengths), DistillConfig(), loss_of(StudentInputs.teacher_student))
         return [p.detach() for block in student.blocks.values() for p in block.parameters()]
 
     for a, b in zip(factors(tokens.ids), factors(other), strict=True):
@@ -216,7 +222,7 @@ def test_master_weights_keep_steps_that_bfloat16_would_lose(tiny_config, tmp_pat
         factor = student.blocks[1].mlp.down_proj.A.weight
         before = factor.detach().float().clone()
         config = DistillConfig(batch_size=1, lr=1e-6, weight_decay=0.0, master_weights=master_weights)
-        distill(student, tokens, config, loss_of(Inputs.teacher))
+        distill(student, tokens, config, loss_of(StudentInputs.teacher))
         return float((factor.detach().float() - before).abs().sum())
 
     assert moved(True) > 0
@@ -232,7 +238,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_block_and_step(tiny_m
                 student.blocks[3].mlp.up_proj.A.weight.fill_(float("nan"))
 
     with pytest.raises(DivergedError, match=r"block 3: the loss is nan at step 2 \(64 tokens seen\)"):
-        distill(student, tokens, DistillConfig(batch_size=1), loss_of(Inputs.teacher), Session(on_step=poison))
+        distill(
+            student, tokens, DistillConfig(batch_size=1), loss_of(StudentInputs.teacher), LoopContext(on_step=poison)
+        )
 
 
 def test_the_weights_before_the_lowest_batch_can_be_kept(tiny_model, tokens):
@@ -245,7 +253,7 @@ def test_the_weights_before_the_lowest_batch_can_be_kept(tiny_model, tokens):
 
     start = student.blocks[1].mlp.down_proj.A.weight.detach().clone()
     config = DistillConfig(batch_size=1, lr=0.05, keep=Keep.lowest_batch)
-    distill(student, tokens, config, loss_of(Inputs.teacher), Session(on_step=remember))
+    distill(student, tokens, config, loss_of(StudentInputs.teacher), LoopContext(on_step=remember))
     lowest = history.index(min(history))
     kept = student.blocks[1].mlp.down_proj.A.weight
     assert torch.equal(kept, [start, *weights][lowest])
@@ -260,7 +268,13 @@ def test_dropout_is_off_unless_asked_for(tiny_config, tmp_path, tokens):
         torch.manual_seed(0)
         found = []
         student = student_of(load_model(tiny_config, tmp_path), RANKS)
-        distill(student, tokens, DistillConfig(dropout=dropout), loss_of(Inputs.teacher), Session(on_step=found.append))
+        distill(
+            student,
+            tokens,
+            DistillConfig(dropout=dropout),
+            loss_of(StudentInputs.teacher),
+            LoopContext(on_step=found.append),
+        )
         return found[0].losses
 
     assert losses(False) == losses(False)
@@ -268,8 +282,8 @@ def test_dropout_is_off_unless_asked_for(tiny_config, tmp_path, tokens):
 
 
 def test_sum_is_mean_times_tokens(tiny_model, tokens):
-    _, mean = gradients(tiny_model, Inputs.teacher, tokens)
-    _, total = gradients(tiny_model, Inputs.teacher, tokens, reduction=Reduction.sum)
+    _, mean = gradients(tiny_model, StudentInputs.teacher, tokens)
+    _, total = gradients(tiny_model, StudentInputs.teacher, tokens, reduction=Reduction.sum)
     for index in mean:
         assert total[index] == pytest.approx(mean[index] * tokens.tokens, rel=1e-5)
 
@@ -278,8 +292,8 @@ def test_a_tied_embedding_and_head_learn_their_shared_factors_by_one_update():
     """With the sum of both gradients."""
     model = tiny("llama", tie_word_embeddings=True)
     student = student_of(model, {"model.embed_tokens": 9})
-    learners = make_learners(student, DistillConfig(), loss_of(Inputs.teacher))
-    blocks, batch, lesson = student.teacher_blocks, batch_for(model), Lesson(Inputs.teacher)
+    learners = make_learners(student, DistillConfig(), loss_of(StudentInputs.teacher))
+    blocks, batch, lesson = student.teacher_blocks, batch_for(model), LossSettings(StudentInputs.teacher)
     updated, gradients = [], []
 
     def update(learner, loss):

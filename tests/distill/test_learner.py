@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lillama.config import DistillConfig, Inputs
-from lillama.distill.batch import Lesson, learn_batch, make_learners
+from lillama.config import DistillConfig, StudentInputs
+from lillama.distill.batch import LossSettings, learn_batch, make_learners
 from lillama.model.calls import BlockCall
 from tests.distill.test_joint import loss_of
 from tests.families import FAMILIES, batch_for, tiny
@@ -21,11 +21,13 @@ def test_both_inputs_are_one_call_and_give_the_gradients_of_two(family, size):
     for merge in (True, False):
         model = tiny(family)
         student = student_of(model, mixed_ranks(model))
-        learners = make_learners(student, DistillConfig(merge=merge), loss_of(Inputs.teacher_student))
+        learners = make_learners(student, DistillConfig(merge=merge), loss_of(StudentInputs.teacher_student))
         ran = calls.setdefault(merge, [])
         for index, learner in learners.items():
             learner.block.forward = counted(ran, index, learner.block.forward)
-        learn_batch(student.teacher_blocks, learners, batch_for(model, size), Lesson(Inputs.teacher_student))
+        learn_batch(
+            student.teacher_blocks, learners, batch_for(model, size), LossSettings(StudentInputs.teacher_student)
+        )
         gradients[merge] = [p.grad for learner in learners.values() for p in learner.parameters]
     for joined, apart in zip(gradients[True], gradients[False], strict=True):
         torch.testing.assert_close(joined, apart, rtol=1e-3, atol=1e-6)

@@ -14,19 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lillama.config import (
+    AdamPrecision,
     BlockwiseConfig,
     DistillConfig,
     FactorForm,
-    Inputs,
     Keep,
-    Moments,
     ScheduleConfig,
     SnapshotConfig,
+    StudentInputs,
 )
 from lillama.core.errors import ConfigError, DivergedError, Preempted, SnapshotError
 from lillama.core.preempt import Preemption, listening
 from lillama.core.provenance import digest
-from lillama.distill import Session, blockwise, distill
+from lillama.distill import LoopContext, blockwise, distill
 from lillama.distill.batch import student_on
 from lillama.distill.progress import ORDERS, as_parts
 from lillama.distill.snapshot import Snapshots
@@ -77,7 +77,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, fo
     model, held = copy.deepcopy(model), snapshots(folder, every)
     start = held.latest()
     # torchao keeps moments of 4096 numbers and more in 8 bits.
-    ranks = dict.fromkeys(RANKS, 40) if config.moments is Moments.int8 else RANKS
+    ranks = dict.fromkeys(RANKS, 40) if config.moments is AdamPrecision.int8 else RANKS
     student = student_of(model, ranks, form) if start is None else Student(model, blank_modules(model, ranks, form))
     if start is not None and form is FactorForm.pivoted:
         take_orders(student.orders(), start.part(ORDERS))
@@ -91,7 +91,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, fo
         if tokens // MARK > (points[-1] if points else 0) // MARK:
             points.append(tokens)
 
-    session = Session(
+    session = LoopContext(
         on_step=on_step,
         measure=measure,
         every_tokens=MARK,
@@ -102,7 +102,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, fo
         scratch=folder / "scratch",
         fixed=as_parts(student.orders()),
     )
-    distill(student, random_tokens(8, 16), config, loss_of(Inputs.teacher_student), session)
+    distill(student, random_tokens(8, 16), config, loss_of(StudentInputs.teacher_student), session)
     history.setdefault(folder, points)[:] = points
     return weights(student)
 
@@ -112,7 +112,7 @@ WAYS = {
     "pivoted": {},
     "keep": {"keep": Keep.lowest_batch},
     "micro_batch": {"micro_batch": 1},
-    "moments": {"moments": Moments.int8},
+    "moments": {"moments": AdamPrecision.int8},
     "clip_norm": {"clip_norm": 0.1},
 }
 
@@ -322,9 +322,9 @@ def test_a_weight_that_is_not_finite_enters_no_snapshot(tiny_model, tmp_path):
             with torch.no_grad():
                 student.blocks[3].mlp.up_proj.A.weight[0, 0] = float("inf")
 
-    session = Session(on_step=poison, snapshots=snapshots(tmp_path))
+    session = LoopContext(on_step=poison, snapshots=snapshots(tmp_path))
     with pytest.raises(DivergedError, match="block 003: holds values that are not finite"):
-        distill(student, random_tokens(8, 16), DistillConfig(batch_size=1), loss_of(Inputs.teacher), session)
+        distill(student, random_tokens(8, 16), DistillConfig(batch_size=1), loss_of(StudentInputs.teacher), session)
     assert snapshots(tmp_path).latest().position["step"] == 2, "the last good one"
 
 
@@ -338,13 +338,13 @@ def test_asked_to_end_it_saves_itself_after_the_step_and_ends(tiny_model, tmp_pa
     before = signal.signal(number, lambda *_: heard.append(number))
     try:
         with pytest.raises(Preempted, match=number.name), listening() as preemption:
-            session = Session(
+            session = LoopContext(
                 on_step=lambda progress: progress.step == 2 and signal.raise_signal(number),
                 snapshots=held,
                 preemption=preemption,
                 scratch=tmp_path / "scratch",
             )
-            data, loss = random_tokens(8, 16), loss_of(Inputs.teacher_student)
+            data, loss = random_tokens(8, 16), loss_of(StudentInputs.teacher_student)
             distill(student_of(model, RANKS), data, config, loss, session)
     finally:
         signal.signal(number, before)

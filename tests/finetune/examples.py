@@ -5,7 +5,7 @@ import torch
 
 from lillama.config import FactorForm, FinetuneConfig, FinetuneDataConfig, Source
 from lillama.data.tokens import TokenBlocks
-from lillama.finetune import Tuned, fine_tune
+from lillama.finetune import TrainableModel, fine_tune
 from tests.conftest import random_tokens
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
@@ -32,7 +32,7 @@ def same(one, two):
 
 def tune(model, data, config):
     """The fine-tuned model, and the loss of every update."""
-    tuned, losses = Tuned(model, config), []
+    tuned, losses = TrainableModel(model, config), []
     fine_tune(tuned, data, config, on_update=lambda update: losses.append(update.loss))
     return tuned.settle(), losses
 

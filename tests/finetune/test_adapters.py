@@ -5,7 +5,7 @@ import torch
 
 from lillama.config import LoraConfig, Tune
 from lillama.core.errors import ConfigError
-from lillama.finetune import Tuned, fine_tune
+from lillama.finetune import TrainableModel, fine_tune
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny
 from tests.finetune.examples import Examples, recipe, same, small, tune, weights
@@ -19,7 +19,7 @@ def test_merged_adapters_give_the_logits_of_those_beside_the_factors(tiny_model)
     model = small(tiny_model)
     before = weights(model)
     config = recipe(train=Tune.lora, epochs=4, lora=LoraConfig(rank=2, alpha=4, dropout=0.1))
-    tuned = Tuned(model, config)
+    tuned = TrainableModel(model, config)
     assert {name.rsplit(".lora_", 1)[0][-1] for name in tuned.learning} == {"A", "B"}
     fine_tune(tuned, random_tokens(), config)
     ids = torch.randint(4, 260, (2, 12))
@@ -50,4 +50,4 @@ def test_fused_experts_take_no_adapter():
     model = tiny("mixtral")
     ranks = {name: rank for name, rank in mixed_ranks(model).items() if ".experts." in name}
     with pytest.raises(ConfigError, match=r"finetune.train=lora: .*experts take none"):
-        Tuned(student_of(model, ranks).settle(), recipe(train=Tune.lora))
+        TrainableModel(student_of(model, ranks).settle(), recipe(train=Tune.lora))

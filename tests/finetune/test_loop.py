@@ -7,10 +7,10 @@ import torch
 
 from lillama.config import FactorForm, SnapshotConfig, Tune
 from lillama.core.errors import DivergedError
-from lillama.distill import Session
+from lillama.distill import LoopContext
 from lillama.distill.progress import as_parts
 from lillama.distill.snapshot import Snapshots
-from lillama.finetune import Tuned, fine_tune
+from lillama.finetune import TrainableModel, fine_tune
 from tests.conftest import random_tokens
 from tests.families import FAMILIES, batch_for, tiny
 from tests.finetune.examples import Examples, changed, padded, recipe, same, small, tune, weights
@@ -83,13 +83,13 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, form, train, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        begun = Tuned(small(tiny(family), form), config)
+        begun = TrainableModel(small(tiny(family), form), config)
         fixed = as_parts(begun.orders())
-        fine_tune(begun, data, config, Session(snapshots=snapshots, fixed=fixed), end)
-    tuned, steps = Tuned(small(tiny(family), form), config), []
+        fine_tune(begun, data, config, LoopContext(snapshots=snapshots, fixed=fixed), end)
+    tuned, steps = TrainableModel(small(tiny(family), form), config), []
     for order in tuned.orders().values():
         order.copy_(order.flip(-1))
-    session = Session(start=snapshots.latest())
+    session = LoopContext(start=snapshots.latest())
     fine_tune(tuned, data, config, session, on_update=lambda update: steps.append(update.step))
     assert steps == [2, 3]
     assert same(weights(tuned.settle()), weights(whole))

@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 
 from lillama.config import LoraConfig, Objective, Scope, SnapshotConfig, Tune
-from lillama.distill import Session
+from lillama.distill import LoopContext
 from lillama.distill.snapshot import Snapshots
-from lillama.finetune import Tuned, dense_teacher, fine_tune
+from lillama.finetune import TrainableModel, dense_teacher, fine_tune
 from lillama.finetune.objective import loss_of
 from lillama.finetune.teacher import twin
 from lillama.model.blocks import Blocks
+from lillama.model.offload import onloaded
 from lillama.model.prediction import NOT_PREDICTED, predictions
-from lillama.model.visit import staying
 from tests.conftest import random_tokens
 from tests.families import batch_for, tiny
 from tests.finetune.examples import Examples, padded, recipe, same, weights
 from tests.finetune.test_loop import PREDICTING
 from tests.model.test_families import mixed_ranks
+from tests.model.test_offload import dtypes, whole_and_visiting
 from tests.model.test_student import student_of
-from tests.model.test_visit import dtypes, whole_and_visiting
 
 KL = {"objective": Objective.kl, "train": Tune.factors}
 
@@ -35,7 +35,7 @@ def pair(model):
 
 def learn(model, teacher, data, config):
     """The model when it has learnt, and the loss of every update."""
-    tuned, losses = Tuned(model, config), []
+    tuned, losses = TrainableModel(model, config), []
     fine_tune(tuned, data, config, on_update=lambda update: losses.append(update.loss), teacher=teacher)
     return tuned.settle(), losses
 
@@ -48,7 +48,7 @@ def storages(model):
 def test_the_loss_is_the_mean_divergence_where_a_token_is_predicted(family):
     model, teacher = pair(tiny(family))
     batch = batch_for(model)
-    loss = loss_of(Tuned(model, recipe(**KL)), recipe(**KL), teacher)
+    loss = loss_of(TrainableModel(model, recipe(**KL)), recipe(**KL), teacher)
     loss.of(batch)
     found = loss(batch)
     arguments, targets = predictions(model, batch)
@@ -109,10 +109,10 @@ def test_it_comes_nearer_to_a_teacher_that_stays_as_it_is(tiny_model, train, dty
 
 def test_what_learns_and_is_shared_becomes_the_models_own(tiny_model):
     model, teacher = pair(tiny_model)
-    loss_of(Tuned(model, recipe(**KL)), recipe(**KL), teacher)
+    loss_of(TrainableModel(model, recipe(**KL)), recipe(**KL), teacher)
     assert storages(model) & storages(teacher), "nothing that is shared learns: no copy"
     config = recipe(objective=Objective.kl, train=Tune.all)
-    loss_of(Tuned(model, config), config, teacher)
+    loss_of(TrainableModel(model, config), config, teacher)
     assert not storages(model) & storages(teacher)
 
 
@@ -132,7 +132,7 @@ def test_hidden_states_are_compared_block_by_block_where_a_position_counts(famil
     found = {}
     for weight in (0.0, 1.0):
         config = recipe(hidden_weight=weight, **KL)
-        loss = loss_of(Tuned(model, config), config, teacher)
+        loss = loss_of(TrainableModel(model, config), config, teacher)
         loss.of(batch)
         found[weight] = loss(batch).item()
     arguments, _ = predictions(model, batch)
@@ -166,10 +166,10 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, train, tmp_path):
 
     model, teacher = pair(tiny(family))
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(Tuned(model, config), data, config, Session(snapshots=snapshots), end, teacher=teacher)
+        fine_tune(TrainableModel(model, config), data, config, LoopContext(snapshots=snapshots), end, teacher=teacher)
     model, teacher = pair(tiny(family))
-    tuned, steps = Tuned(model, config), []
-    session = Session(start=snapshots.latest())
+    tuned, steps = TrainableModel(model, config), []
+    session = LoopContext(start=snapshots.latest())
     fine_tune(tuned, data, config, session, lambda update: steps.append(update.step), teacher=teacher)
     assert steps == [2, 3]
     assert same(weights(tuned.settle()), weights(whole))
@@ -201,10 +201,10 @@ def test_dense_blocks_that_visit_teach_what_those_on_the_device_do(family):
         teacher = dense_teacher(student)
         compressed = student.settle()
         blocks = Blocks(compressed)
-        with staying([blocks[index] for index in range(len(blocks))]):
+        with onloaded([blocks[index] for index in range(len(blocks))]):
             if found == []:
                 compressed.float()
-            tuned, losses = Tuned(compressed, config), []
+            tuned, losses = TrainableModel(compressed, config), []
             fine_tune(
                 tuned,
                 data,
@@ -233,4 +233,4 @@ def test_a_twin_ties_what_is_tied():
 def test_without_a_teacher_there_is_nothing_to_learn_from(tiny_model):
     model, _ = pair(tiny_model)
     with pytest.raises(ValueError, match=r"finetune\.objective=kl needs the dense model"):
-        fine_tune(Tuned(model, recipe(**KL)), random_tokens(), recipe(**KL))
+        fine_tune(TrainableModel(model, recipe(**KL)), random_tokens(), recipe(**KL))

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lillama.algebra.factorize import svd_factors
-from lillama.config import FactorForm, FeatureConfig, Inputs
+from lillama.config import FactorForm, FeatureConfig, StudentInputs
 from lillama.init import start_factors
 from lillama.init.moments import input_moments
 from lillama.model.blocks import Blocks
@@ -201,7 +201,7 @@ def test_experts_learn_from_their_own_tokens():
     tokens = random_tokens(1, 6)
     tokens = type(tokens)(tokens.ids % 60 + 4, tokens.lengths)
     name = EXPERT_FAMILIES["mixtral"]
-    found, _ = gradients(model, Inputs.teacher, tokens, ranks={f"{name}.down_proj": 8})
+    found, _ = gradients(model, StudentInputs.teacher, tokens, ranks={f"{name}.down_proj": 8})
     factor = found[1, "mlp.experts.lowrank.down_proj.A"]
     routes = []
     hook = model.get_submodule(name).register_forward_pre_hook(lambda _, args: routes.append(args[1]))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lillama.config import DistillConfig, FactorForm, FeatureConfig, Inputs, LossConfig, TargetsConfig, Train
-from lillama.distill.batch import Lesson, learn_batch, make_learners
+from lillama.config import DistillConfig, FactorForm, FeatureConfig, LossConfig, StudentInputs, TargetsConfig, Train
+from lillama.distill.batch import LossSettings, learn_batch, make_learners
 from lillama.init import start_factors
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import model_inputs
@@ -115,10 +115,12 @@ def test_a_feature_start_and_one_step_lower_the_loss_on_a_fixed_batch(family, en
     batch = batch_for(model, 4, 16)
     data = FixedBatch(batch)
     student = Student(model, start_factors(model, mixed_ranks(model, ends=ends), data, FeatureConfig(), form=form))
-    learners = make_learners(student, DistillConfig(), LossConfig(inputs=Inputs.teacher_student))
+    learners = make_learners(student, DistillConfig(), LossConfig(inputs=StudentInputs.teacher_student))
 
     def losses(update):
-        return learn_batch(student.teacher_blocks, learners, batch, Lesson(Inputs.teacher), update=update).losses
+        return learn_batch(
+            student.teacher_blocks, learners, batch, LossSettings(StudentInputs.teacher), update=update
+        ).losses
 
     before = losses(lambda learner, loss: learner.update(1e-5, loss))
     after = losses(lambda learner, loss: None)
@@ -137,10 +139,10 @@ def test_master_weights_learn_in_a_narrow_model(family, train):
     model = tiny(family).bfloat16()
     student = student_of(model, mixed_ranks(model))
     config = DistillConfig(train=train)
-    learners = make_learners(student, config, LossConfig(inputs=Inputs.teacher_student))
+    learners = make_learners(student, config, LossConfig(inputs=StudentInputs.teacher_student))
     before = {index: [p.clone() for p in learner.parameters] for index, learner in learners.items()}
     update = partial(_update, 1e-3)
-    lesson = Lesson(Inputs.teacher_student)
+    lesson = LossSettings(StudentInputs.teacher_student)
     losses = learn_batch(student.teacher_blocks, learners, batch_for(model), lesson, update=update).losses
     assert all(math.isfinite(loss) for loss in losses.values())
     for index, learner in learners.items():

@@ -139,7 +139,7 @@ def test_another_programs_sweep_is_not_written_over(text, cli, tmp_path):
 def test_help_reads_like_a_manual(cli):
     status, out, _ = cli("--help")
     assert status == 0
-    for word in ("USAGE", "EXAMPLES", "strategy: bottom", "data.tokens", "Exit status", "lillama.report"):
+    for word in ("USAGE", "EXAMPLES", "strategy: bottom", "data.tokens", "Exit status", "lillama report"):
         assert word in out
 
 

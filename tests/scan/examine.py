@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from lillama.config import DistillConfig, FeatureConfig, Inputs, LossConfig, Task, UniformConfig
+from lillama.config import DistillConfig, FeatureConfig, LossConfig, StudentInputs, Task, UniformConfig
 from lillama.core.errors import ConfigError
-from lillama.distill import Session, distill
-from lillama.distill.batch import Lesson, learn_batch, make_learners, parts
+from lillama.distill import LoopContext, distill
+from lillama.distill.batch import LossSettings, learn_batch, make_learners, parts
 from lillama.init import start_factors
 from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states
@@ -170,8 +170,8 @@ def _check_shapes(planned: ModelShape, loaded: ModelShape) -> None:
 def _compressed(model: Any, plan: RankPlan, batch: Batch) -> Any:
     _check_merging(model, plan, batch)
     student = Student(model, start_factors(model, plan.ranks, FixedBatch(batch), FeatureConfig()))
-    loss = LossConfig(inputs=Inputs.teacher_student)
-    distill(student, Rows(batch), DistillConfig(batch_size=1, lr=1e-4), loss, Session(progress=False))
+    loss = LossConfig(inputs=StudentInputs.teacher_student)
+    distill(student, Rows(batch), DistillConfig(batch_size=1, lr=1e-4), loss, LoopContext(progress=False))
     _check_stream(student, batch)
     student.check_finite()
     return student.settle()
@@ -189,8 +189,8 @@ def _check_merging(model: Any, plan: RankPlan, batch: Batch) -> None:
         for merge in (True, False):
             student = Student(model, blank)
             config = DistillConfig(merge=merge)
-            learners = make_learners(student, config, LossConfig(inputs=Inputs.teacher_student))
-            learn_batch(student.teacher_blocks, learners, part, Lesson(Inputs.teacher_student))
+            learners = make_learners(student, config, LossConfig(inputs=StudentInputs.teacher_student))
+            learn_batch(student.teacher_blocks, learners, part, LossSettings(StudentInputs.teacher_student))
             found.append([p.grad for learner in learners.values() for p in learner.parameters])
             for learner in learners.values():
                 learner.drop_gradients()
@@ -202,8 +202,8 @@ def _check_merging(model: Any, plan: RankPlan, batch: Batch) -> None:
 def _check_stream(student: Student, batch: Batch) -> None:
     """What flows beside the teacher is what the compressed model itself computes."""
     blocks = student.teacher_blocks
-    learners = make_learners(student, DistillConfig(), LossConfig(inputs=Inputs.teacher_student))
-    edge = learn_batch(blocks, learners, batch, Lesson(Inputs.teacher_student)).edge
+    learners = make_learners(student, DistillConfig(), LossConfig(inputs=StudentInputs.teacher_student))
+    edge = learn_batch(blocks, learners, batch, LossSettings(StudentInputs.teacher_student)).edge
     for learner in learners.values():
         learner.drop_gradients()
     last, seen = max(index for index in learners if index < blocks.head), []

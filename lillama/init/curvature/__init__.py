@@ -25,7 +25,7 @@ from lillama.init.curvature.work import Curvature, CurvatureWork, LossMean, requ
 from lillama.init.labels import CalibrationLoss
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import Batch, model_inputs
-from lillama.model.visit import VISIT
+from lillama.model.offload import VISIT
 
 __all__ = ["Curvature", "LossMean", "curvatures", "is_plain_chain"]
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from lillama.model.activations import ActivationStore
 from lillama.model.blocks import EMBEDDING
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch
+from lillama.model.offload import at_work
 from lillama.model.runs import call_after, output_after, run_blocks
-from lillama.model.visit import at_work
 
 
 def streamed(work: CurvatureWork, names: Sequence[str], scratch: Path | None) -> Iterator[tuple[str, Curvature]]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lillama.config import LearningRate
-from lillama.distill.schedule import learning_rate
+from lillama.distill.learning_rate import learning_rate
 
 
 @given(st.integers(1, 300), st.floats(0, 0.9), st.sampled_from(list(LearningRate)))

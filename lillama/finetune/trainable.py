@@ -16,7 +16,7 @@ from lillama.model.surgery import orders_of
 OTHER = {Scope.encoder: Scope.decoder, Scope.decoder: Scope.encoder}
 
 
-class Tuned:
+class TrainableModel:
     """A model some of whose parameters learn, in float32 until :meth:`settle` (master weights).
 
     :param model: a causal language model or an encoder-decoder, none of whose parameters asks for a gradient.

@@ -9,7 +9,7 @@ from lillama.strategy.plan import out_of_reach
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class RankBudget:
     """The ``matrices`` that become smaller at rank ``lowest``, and the parameters that they may have together."""
 
     matrices: list[Target]
@@ -20,7 +20,7 @@ class Room:
 Pooled = SpectrumConfig | KfacRanksConfig | MeasuredRanksConfig
 
 
-def room(shape: ModelShape, target: int, config: UniformConfig | Pooled, *, why: str) -> Room:
+def room(shape: ModelShape, target: int, config: UniformConfig | Pooled, *, why: str) -> RankBudget:
     """Count what there is to share out; ``lowest`` is ``config.k`` rounded up to a multiple of ``config.round_to``.
 
     :raises ConfigError: where all of them at the lowest rank are still above the target.
@@ -31,4 +31,4 @@ def room(shape: ModelShape, target: int, config: UniformConfig | Pooled, *, why:
     smallest = untouched + sum(matrix.cost(lowest) for matrix in matrices)
     if smallest > target:
         raise out_of_reach(shape, target, smallest, config, why=why)
-    return Room(matrices, lowest, target - untouched)
+    return RankBudget(matrices, lowest, target - untouched)

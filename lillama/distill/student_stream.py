@@ -2,7 +2,7 @@
 
 Inside a stack a block's output is the next one's input. Where a stack begins, and at the head, the model's own code
 lies between: it is run on the student's states, with the blocks themselves left out. A run may begin anywhere: an
-:class:`Edge` holds what has flowed up to there.
+:class:`BoundaryActivations` holds what has flowed up to there.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lillama.model.runs import Given, call_after
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class BoundaryActivations:
     """Hidden states of teacher and student at the boundary of a block, by place (see ``Blocks.place``).
 
     ``teacher`` is what the last block that ran there gave back (hidden states [b, t, d], or a tuple that begins with
@@ -44,12 +44,12 @@ class StudentStream:
     :param edge: what has flowed up to the first block that is run; nothing where that is the model's first.
     """
 
-    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any], edge: Edge | None = None) -> None:
+    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any], edge: BoundaryActivations | None = None) -> None:
         self.blocks = blocks
         self.arguments = arguments
         self.hidden: Tensor | None = None  # None: the teacher's
         self.context: Swap | None = None  # None: the teacher's arguments
-        edge = edge or Edge()
+        edge = edge or BoundaryActivations()
         self._teacher = dict(edge.teacher)
         self._student = dict(edge.student)
         self._place: int | None = None
@@ -60,9 +60,9 @@ class StudentStream:
         return self.hidden is None and self.context is None
 
     @property
-    def edge(self) -> Edge:
+    def edge(self) -> BoundaryActivations:
         """Return the hidden states that left the last block that ran."""
-        return Edge(dict(self._teacher), dict(self._student))
+        return BoundaryActivations(dict(self._teacher), dict(self._student))
 
     def enter(self, call: BlockCall) -> None:
         """Move on to the block of this call of the teacher's."""

@@ -16,7 +16,7 @@ VISIT = "_lillama_visit"
 GIVES_BACK = "gives_back"  # marks the forward of a block that does not run, but gives back what is known already
 
 
-class Visit:
+class OffloadHook:
     """Brings a block's weights to a device (in another dtype, if one is given) and leaves the originals where they are.
 
     What has come to stay (a block that learns there) is not moved.
@@ -62,7 +62,7 @@ class Visit:
             self._home.clear()
 
 
-def keep_at_home(
+def offload_blocks(
     model: nn.Module, blocks: Sequence[nn.Module], device: torch.device, dtype: torch.dtype | None = None
 ) -> None:
     """Move all but a model's blocks to a device; from now on a block is there only while it runs.
@@ -77,45 +77,45 @@ def keep_at_home(
         _let_visit(block, device, dtype)
 
 
-def visit_like(copy: nn.Module, block: nn.Module) -> None:
+def copy_offload_hook(copy: nn.Module, block: nn.Module) -> None:
     """Let the copy of a block visit by itself, if the block does."""
-    visit: Visit | None = vars(block).get(VISIT)
+    visit: OffloadHook | None = vars(block).get(VISIT)
     if visit is not None:
         for hooks in (copy._forward_pre_hooks, copy._forward_hooks, copy._forward_hooks_always_called):
             hooks.clear()
         _let_visit(copy, visit.device, visit.dtype)
 
 
-def come_to_stay(block: nn.Module) -> None:
+def onload_block(block: nn.Module) -> None:
     """Move a block that visits to its device: one that learns must not leave between two calls."""
-    visit: Visit | None = vars(block).get(VISIT)
+    visit: OffloadHook | None = vars(block).get(VISIT)
     if visit is not None:
         for tensor in chain(block.parameters(), block.buffers()):
             tensor.data = _moved(tensor.data, visit.device, visit.dtype)
 
 
-def go_home(block: nn.Module) -> None:
+def offload_block(block: nn.Module) -> None:
     """Move a block that visits back to host memory."""
     if VISIT in vars(block):
         block.to("cpu")
 
 
 @contextmanager
-def staying(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def onloaded(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Keep blocks that visit on the device within: a model that learns as a whole has them all there."""
     for block in blocks:
-        come_to_stay(block)
+        onload_block(block)
     try:
         yield
     finally:
         for block in blocks:
-            go_home(block)
+            offload_block(block)
 
 
 @contextmanager
 def at_work(block: nn.Module) -> Iterator[None]:
     """A block's weights are on the device within, if it is one that visits."""
-    visit: Visit | None = vars(block).get(VISIT)
+    visit: OffloadHook | None = vars(block).get(VISIT)
     if visit is None:
         yield
         return
@@ -127,7 +127,7 @@ def at_work(block: nn.Module) -> Iterator[None]:
 
 
 def _let_visit(block: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    visit = Visit(block, device, dtype)
+    visit = OffloadHook(block, device, dtype)
     block.register_forward_pre_hook(visit.called)
     block.register_forward_hook(visit.returned, always_call=True)
     setattr(block, VISIT, visit)

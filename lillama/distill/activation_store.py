@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from lillama.config import Place
-from lillama.distill.stream import Edge
+from lillama.distill.student_stream import BoundaryActivations
 from lillama.model.activations import ActivationStore
 
 
 class Edges:
-    """One :class:`Edge` a batch, by number.
+    """One :class:`BoundaryActivations` a batch, by number.
 
     :param folder: where files are kept with ``place=disk``. :param device: where an edge is handed out.
     """
@@ -19,11 +19,11 @@ class Edges:
         setting = f"distill.schedule.place={place.name}"
         self._store = ActivationStore(folder if place is Place.disk else None, device, setting=setting)
 
-    def __getitem__(self, number: int) -> Edge:
+    def __getitem__(self, number: int) -> BoundaryActivations:
         """Return the edge of a batch, on the device."""
-        return Edge(*self._store[number]) if number in self._store else Edge()
+        return BoundaryActivations(*self._store[number]) if number in self._store else BoundaryActivations()
 
-    def __setitem__(self, number: int, edge: Edge) -> None:
+    def __setitem__(self, number: int, edge: BoundaryActivations) -> None:
         self._store[number] = (dict(edge.teacher), dict(edge.student))
 
     def clear(self) -> None:

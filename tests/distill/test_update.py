@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from lillama.config import DistillConfig, Inputs, Moments, OutOfMemory
+from lillama.config import AdamPrecision, DistillConfig, OutOfMemory, StudentInputs
 from lillama.core.errors import DeviceMemoryError
-from lillama.distill import Session, distill
+from lillama.distill import LoopContext, distill
 from lillama.distill.batch import make_learner
 from lillama.distill.learner import BlockLearner
 from tests.conftest import random_tokens
@@ -35,7 +35,7 @@ def small_device(monkeypatch):
 def distilled(model, ranks=RANKS, **options):
     student = student_of(copy.deepcopy(model), ranks)
     config = DistillConfig(lr=1e-4, **({"batch_size": 8} | options))
-    distill(student, random_tokens(16, 16), config, loss_of(Inputs.teacher_student), Session())
+    distill(student, random_tokens(16, 16), config, loss_of(StudentInputs.teacher_student), LoopContext())
     return weights(student)
 
 
@@ -67,15 +67,21 @@ def test_moments_in_eight_bits_teach_as_well(tiny_model):
     ranks = {f"model.layers.{block}.mlp.up_proj": 40 for block in (1, 3)}
     student = student_of(copy.deepcopy(tiny_model), ranks)
     history = []
-    config = DistillConfig(batch_size=4, epochs=15, lr=3e-3, moments=Moments.int8)
-    learner = make_learner(student, 1, config, loss_of(Inputs.teacher))
+    config = DistillConfig(batch_size=4, epochs=15, lr=3e-3, moments=AdamPrecision.int8)
+    learner = make_learner(student, 1, config, loss_of(StudentInputs.teacher))
     for parameter in learner.parameters:
         parameter.grad = torch.ones_like(parameter)
     with torch.compiler.set_stance("force_eager"):
         learner.update(0.0, torch.zeros(()))
         kinds = {type(state["exp_avg"]).__name__ for state in learner.optimizer.state.values()}
         assert "OptimState8bit" in kinds
-        distill(student, random_tokens(4, 32), config, loss_of(Inputs.teacher_student), Session(on_step=history.append))
+        distill(
+            student,
+            random_tokens(4, 32),
+            config,
+            loss_of(StudentInputs.teacher_student),
+            LoopContext(on_step=history.append),
+        )
     assert all(history[-1].losses[index] < history[0].losses[index] for index in student.blocks)
 
 

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 
-from lillama.config import BlockwiseConfig, DistillConfig, FeatureConfig, Inputs, ScheduleConfig
+from lillama.config import BlockwiseConfig, DistillConfig, FeatureConfig, ScheduleConfig, StudentInputs
 from lillama.distill import distill
 from lillama.init import start_factors
 from lillama.model.blocks import Blocks
 from lillama.model.inputs import model_inputs
+from lillama.model.offload import offload_blocks
 from lillama.model.runs import run_blocks
 from lillama.model.student import Student
-from lillama.model.visit import keep_at_home
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, random_tokens
 from tests.distill.test_joint import loss_of
@@ -29,7 +29,7 @@ def whole_and_visiting(family="llama", **changes):
     """
     whole, visiting = (tiny(family, **changes).bfloat16() for _ in range(2))
     blocks = Blocks(visiting)
-    keep_at_home(visiting, [blocks[index] for index in range(len(blocks))], torch.device("cpu"), torch.float32)
+    offload_blocks(visiting, [blocks[index] for index in range(len(blocks))], torch.device("cpu"), torch.float32)
     return whole.float(), visiting
 
 
@@ -77,7 +77,7 @@ def test_a_student_learns_what_it_learns_from_the_whole_model(family, schedule):
     def learnt(model):
         student = Student(model, copy.deepcopy(factors))
         config = DistillConfig(schedule=schedule, batch_size=2, lr=1e-3)
-        distill(student, tokens, config, loss_of(Inputs.teacher_student))
+        distill(student, tokens, config, loss_of(StudentInputs.teacher_student))
         with student.in_place() as compressed, torch.no_grad():
             return compressed(input_ids=IDS).logits
 

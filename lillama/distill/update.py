@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lillama.config import DistillConfig, OutOfMemory
 from lillama.core.errors import DeviceMemoryError, DivergedError
-from lillama.distill.batch import Learned, Lesson, Whole, learn_batch, parts, shared_later
+from lillama.distill.batch import BatchResult, BatchTotals, LossSettings, learn_batch, parts, shared_later
 from lillama.distill.learner import BlockLearner
 from lillama.distill.parallel import SummedGradients, Team, Update
 from lillama.model.blocks import Blocks
@@ -18,10 +18,10 @@ from lillama.model.inputs import Batch
 
 log = logging.getLogger(__name__)
 # Teaches one part of a batch; given what the update is made of and, with the last part, what makes it.
-Part = Callable[[Batch, Whole, Update | None], Learned]
+Part = Callable[[Batch, BatchTotals, Update | None], BatchResult]
 
 
-class Teaching:
+class TrainStep:
     """Teaches learners batch by batch.
 
     :param teach: how one part of a batch is taught; by default all blocks at once, from the tokens up.
@@ -31,7 +31,7 @@ class Teaching:
         self,
         blocks: Blocks,
         learners: Mapping[int, BlockLearner],
-        lesson: Lesson,
+        lesson: LossSettings,
         config: DistillConfig,
         team: Team,
         *,
@@ -51,7 +51,7 @@ class Teaching:
 
         :raises DeviceMemoryError: where the device has no memory for it, and nothing may be halved.
         """
-        whole, mine = Whole.of(self.blocks.model, batch), self.team.part_of(batch)
+        whole, mine = BatchTotals.of(self.blocks.model, batch), self.team.part_of(batch)
         summed = SummedGradients(self.team, partial(_update, lr))
         # What may have to be begun again must not be half done: updates then come after the last part.
         at_once = self.config.on_oom is OutOfMemory.stop and len(mine) > 0
@@ -69,7 +69,7 @@ class Teaching:
         summed.finish()
         return self._everywhere(losses)
 
-    def _gradients(self, batch: Batch, whole: Whole, summed: SummedGradients | None) -> dict[int, Tensor]:
+    def _gradients(self, batch: Batch, whole: BatchTotals, summed: SummedGradients | None) -> dict[int, Tensor]:
         """The losses of a batch, its gradients left in the parameters; with the last part ``summed`` updates them."""
         pieces = list(parts(batch, self.micro_batch)) if len(batch) else []
         sums: dict[int, Tensor] = {}
@@ -83,7 +83,7 @@ class Teaching:
     def _everywhere(self, losses: dict[int, Tensor]) -> dict[int, Tensor]:
         """Return the losses of the whole batch."""
         order = sorted(losses)
-        values = self.team.sum(torch.stack([losses[index].float() for index in order]))
+        values = self.team.all_reduce(torch.stack([losses[index].float() for index in order]))
         return dict(zip(order, values, strict=True))
 
     def _refuse(self, batch: Batch, error: Exception) -> None:
