@@ -28,7 +28,7 @@ help:
 	@echo "make lint   set up, ruff and mypy"
 	@echo "make clean  remove the environment and all outputs"
 
-# Without the stage on the logits: on the 8,192 tokens that fit into the time it gains nothing (README).
+# Without the stage on the logits: on the 8,192 tokens that fit into the time it gains nothing (docs/results.md).
 run: $(RUN_READY)
 	$(BIN)/python run.py name=main hydra.run.dir=outputs/main data.tokens=8192 data.seq_len=256 \
 	  'stages=[plan,init,perplexity]'

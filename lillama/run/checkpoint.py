@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lillama checkpoint", description="Convert a compressed checkpoint."
     )
     commands = parser.add_subparsers(dest="command", metavar="pivot", required=True)
-    words = "store plain factors pivoted: the same function in fewer numbers (README, factors)"
+    words = "store plain factors pivoted: the same function in fewer numbers (factors=pivoted)"
     converting = commands.add_parser("pivot", help=words, description=words)
     converting.add_argument("source", type=Path, metavar="IN", help="the folder of a checkpoint of plain factors")
     converting.add_argument("target", type=Path, metavar="OUT", help="a folder that is not there yet")
