@@ -28,9 +28,9 @@ def measured_over_predicted(tokens: int) -> Ratio:
     """Estimate how much more the loss rises than the moments of so many tokens predict.
 
     Moments fit their own tokens better than other text, the more so the fewer they are. Measured on SmolLM2-135M,
-    pivoted, before any training, on text that nothing was chosen by (docs/results.md): with 32,768 tokens 1.09, 1.37 (1.42 on
-    another text), 1.41 and 1.38 at 10, 20, 30 and 40%; with 65,536 tokens 1.16 at 20%; with 8,192 1.87. The exponent
-    lies between what the last two say.
+    pivoted, before any training, on text that nothing was chosen by (docs/results.md): with 32,768 tokens 1.09, 1.37
+    (1.42 on another text), 1.41 and 1.38 at 10, 20, 30 and 40%; with 65,536 tokens 1.16 at 20%; with 8,192 1.87. The
+    exponent lies between what the last two say.
     """
     excess = (32768 / tokens) ** 0.8
     return Ratio(1 + 0.37 * excess, 1 + 0.09 * excess, 1 + 0.42 * excess)

@@ -52,7 +52,7 @@ def models(tmp_path):
 
 
 def no_learning(monkeypatch):
-    monkeypatch.setattr("lillama.distill.update.Teaching.step", lambda *_, **__: pytest.fail("it learns again"))
+    monkeypatch.setattr("lillama.distill.update.TrainStep.step", lambda *_, **__: pytest.fail("it learns again"))
     monkeypatch.setattr("lillama.distill.learner.BlockLearner.update", lambda *_: pytest.fail("it learns again"))
 
 

@@ -118,7 +118,9 @@ def test_a_run_goes_on_by_the_plan_that_it_began_with(spectrum, tmp_path, monkey
 
 def test_a_process_that_keeps_no_records_takes_the_plan_that_it_is_told(spectrum, tmp_path, monkeypatch):
     plan = RankPlan({"w": 3}, 100, 80, (0,), 0.2)
-    monkeypatch.setattr(Team, "told", lambda self, value: plan if value is None else pytest.fail("said something"))
+    monkeypatch.setattr(
+        Team, "broadcast_object", lambda self, value: plan if value is None else pytest.fail("said something")
+    )
     config = composed(*spectrum)
     record = Record(Outputs(tmp_path), None)
     assert agreed_plan(Job(config, record, Team(1, 2), None, None, None), None) is plan
