@@ -1,4 +1,4 @@
-"""Blocks that stay in host memory and come to the device only while they run (``model.offload=true``).
+"""Keep blocks in host memory and bring them to the device only while they run (``model.offload=true``).
 
 Weights that ``from_pretrained`` maps from their files cost no memory until they are read, and are let go of after it:
 what a model takes on the device is what lies outside its blocks, and the one block that runs.
@@ -12,54 +12,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VISIT = "_lillama_visit"
+HOOK = "_lillama_offload_hook"
 GIVES_BACK = "gives_back"  # marks the forward of a block that does not run, but gives back what is known already
 
 
 class OffloadHook:
-    """Brings a block's weights to a device (in another dtype, if one is given) and leaves the originals where they are.
+    """Moves a block's weights to a device (in another dtype, if one is given) while it runs; the originals stay.
 
-    What has come to stay (a block that learns there) is not moved.
+    A block that was onloaded to learn is on the device already, and moving it again changes nothing.
     """
 
     def __init__(self, block: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self.block, self.device, self.dtype = block, device, dtype
-        self._home: list[tuple[Tensor, Tensor]] = []
+        self._originals: list[tuple[Tensor, Tensor]] = []
         self._depth = 0
         self._calls = 0
 
     def called(self, *_: Any) -> None:
-        """Before the block runs."""
+        """Onload before the block runs."""
         if not self._idle:
             self._calls += 1
-            self.enter()
+            self.onload()
 
     def returned(self, *_: Any) -> None:
-        """After the block has run, or failed: also where another hook failed before :meth:`called` was reached."""
+        """Offload after the block has run, or failed: also where a hook failed before :meth:`called` was reached."""
         if self._calls:
             self._calls -= 1
-            self.leave()
+            self.offload()
 
     @property
     def _idle(self) -> bool:
         return hasattr(vars(self.block).get("forward"), GIVES_BACK)
 
-    def enter(self) -> None:
-        """Bring the weights; where they are there already, count who needs them."""
+    def onload(self) -> None:
+        """Move the weights to the device (re-entrant: nested calls are counted)."""
         self._depth += 1
         if self._depth > 1:
             return
         for tensor in chain(self.block.parameters(), self.block.buffers()):
-            self._home.append((tensor, tensor.data))
+            self._originals.append((tensor, tensor.data))
             tensor.data = _moved(tensor.data, self.device, self.dtype)
 
-    def leave(self) -> None:
-        """Put the originals back when the last one leaves."""
+    def offload(self) -> None:
+        """Put the originals back when the outermost call ends."""
         self._depth -= 1
         if self._depth == 0:
-            for tensor, original in self._home:
+            for tensor, original in self._originals:
                 tensor.data = original
-            self._home.clear()
+            self._originals.clear()
 
 
 def offload_blocks(
@@ -74,35 +74,35 @@ def offload_blocks(
         if id(tensor) not in known:
             tensor.data = _moved(tensor.data, device, dtype)
     for block in blocks:
-        _let_visit(block, device, dtype)
+        _add_hook(block, device, dtype)
 
 
 def copy_offload_hook(copy: nn.Module, block: nn.Module) -> None:
-    """Let the copy of a block visit by itself, if the block does."""
-    visit: OffloadHook | None = vars(block).get(VISIT)
-    if visit is not None:
+    """Give the copy of a block an offload hook of its own, if the block has one."""
+    hook = offload_hook(block)
+    if hook is not None:
         for hooks in (copy._forward_pre_hooks, copy._forward_hooks, copy._forward_hooks_always_called):
             hooks.clear()
-        _let_visit(copy, visit.device, visit.dtype)
+        _add_hook(copy, hook.device, hook.dtype)
 
 
 def onload_block(block: nn.Module) -> None:
-    """Move a block that visits to its device: one that learns must not leave between two calls."""
-    visit: OffloadHook | None = vars(block).get(VISIT)
-    if visit is not None:
+    """Move an offloaded block to its device: one that learns must stay there between two calls."""
+    hook = offload_hook(block)
+    if hook is not None:
         for tensor in chain(block.parameters(), block.buffers()):
-            tensor.data = _moved(tensor.data, visit.device, visit.dtype)
+            tensor.data = _moved(tensor.data, hook.device, hook.dtype)
 
 
 def offload_block(block: nn.Module) -> None:
-    """Move a block that visits back to host memory."""
-    if VISIT in vars(block):
+    """Move a block that was onloaded back to host memory."""
+    if offload_hook(block) is not None:
         block.to("cpu")
 
 
 @contextmanager
 def onloaded(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Keep blocks that visit on the device within: a model that learns as a whole has them all there."""
+    """Keep offloaded blocks on the device within: a model that learns as a whole has them all there."""
     for block in blocks:
         onload_block(block)
     try:
@@ -114,23 +114,28 @@ def onloaded(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def at_work(block: nn.Module) -> Iterator[None]:
-    """A block's weights are on the device within, if it is one that visits."""
-    visit: OffloadHook | None = vars(block).get(VISIT)
-    if visit is None:
+    """Keep the weights of an offloaded block on the device within."""
+    hook = offload_hook(block)
+    if hook is None:
         yield
         return
-    visit.enter()
+    hook.onload()
     try:
         yield
     finally:
-        visit.leave()
+        hook.offload()
 
 
-def _let_visit(block: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    visit = OffloadHook(block, device, dtype)
-    block.register_forward_pre_hook(visit.called)
-    block.register_forward_hook(visit.returned, always_call=True)
-    setattr(block, VISIT, visit)
+def offload_hook(block: nn.Module) -> OffloadHook | None:
+    """Return the hook of an offloaded block; None of any other."""
+    return vars(block).get(HOOK)
+
+
+def _add_hook(block: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    hook = OffloadHook(block, device, dtype)
+    block.register_forward_pre_hook(hook.called)
+    block.register_forward_hook(hook.returned, always_call=True)
+    setattr(block, HOOK, hook)
 
 
 def _moved(value: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:

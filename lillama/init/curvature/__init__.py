@@ -25,7 +25,7 @@ from lillama.init.curvature.work import Curvature, CurvatureWork, LossMean, requ
 from lillama.init.labels import CalibrationLoss
 from lillama.model.blocks import EMBEDDING, Blocks
 from lillama.model.inputs import Batch, model_inputs
-from lillama.model.offload import VISIT
+from lillama.model.offload import offload_hook
 
 __all__ = ["Curvature", "LossMean", "curvatures", "is_plain_chain"]
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _curvatures(work: CurvatureWork, names: Sequence[str], scratch: Path | None)
     if is_plain_chain(blocks, next(iter(work.data.batches(1, work.device)))):
         yield from streamed(work, names, scratch)
         return
-    if work.device.type != "cpu" and any(hasattr(blocks[index], VISIT) for index in range(len(blocks))):
+    if work.device.type != "cpu" and any(offload_hook(blocks[index]) for index in range(len(blocks))):
         raise ConfigError("model.offload=true: init=kfac runs a model of this family whole; set model.offload=false")
     log.info("init=kfac: the blocks share more than hidden states, so the model is run whole")
     yield from whole(work, names)
