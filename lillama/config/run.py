@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from lillama.config.choices import (
     MADE_BY_DEFAULT,
+    MEASURES,
     PLANNED,
     LoggerKind,
     OutOfMemory,
@@ -118,6 +119,9 @@ class RunConfig:
         require(bool(self.stages), "stages", [], f"give at least one of {[stage.name for stage in Stage]}")
         if Stage.distill in self.stages and Stage.init not in self.stages:
             raise ConfigError(f"stages={[s.name for s in self.stages]}: distill needs init before it")
+        if self._learns_for_nothing:
+            said = f"stages={[s.name for s in self.stages]} fine-tune a model that is not measured"
+            raise ConfigError(f"save_checkpoint=false: {said}; save it, or add perplexity")
         check_values(self)
         if Stage.wer in self.stages:
             self.evaluate.wer.check("evaluate.wer")
@@ -127,6 +131,12 @@ class RunConfig:
             raise ConfigError("parallel=blocks: a blockwise schedule has one block at work; use parallel=data")
         if self.parallel is Parallel.blocks and self.distill.on_oom is OutOfMemory.halve:
             raise ConfigError("distill.on_oom=halve: processes that share blocks share parts; set distill.micro_batch")
+
+    @property
+    def _learns_for_nothing(self) -> bool:
+        """Tell whether a fine-tuned model is neither saved nor measured; a distillation may be run for its cost."""
+        measured = {Stage.perplexity, *MEASURES} & set(self.stages)
+        return Stage.finetune in self.stages and not self.save_checkpoint and not measured
 
     @property
     def calibrates(self) -> bool:

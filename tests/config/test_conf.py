@@ -192,6 +192,8 @@ def test_the_command_line_wins_over_a_preset():
         ("model.device=cuda:x", "model.device"),
         ("stages=[]", "stages"),
         ("stages=[distill]", "stages"),
+        ("save_checkpoint=false stages=[plan,init,finetune]", "save_checkpoint=false"),
+        ("save_checkpoint=false stages=[plan,init,distill,finetune]", "save_checkpoint=false"),
         ("logger.mode=loud", "logger.mode"),
         ("+strategy.raito=0.5", "raito"),
     ],
@@ -200,6 +202,13 @@ def test_values_out_of_range_are_refused_by_name(override, key):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")) as caught:
         composed(*override.split())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stages", ["[plan,init,finetune,domains]", "[plan,init,finetune,perplexity]", "[plan,init,distill]"]
+)
+def test_what_learns_may_stay_unsaved_where_it_is_measured(stages):
+    assert not composed("save_checkpoint=false", f"stages={stages}").save_checkpoint
 
 
 def test_stages_that_an_interpolation_gives_are_stages():
