@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from lillama.core.errors import BAD_INPUT
+
 SCRIPT = Path(__file__).resolve().parents[1] / "run.py"
 # Each has a main(arguments) -> exit status, and a --help of its own.
 COMMANDS = {
@@ -17,7 +19,6 @@ COMMANDS = {
     "prefetch": ("lillama.evaluate.prefetch", "fill a folder with the data of zero-shot tasks"),
 }
 RUN = "run"
-BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

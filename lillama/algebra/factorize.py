@@ -61,7 +61,7 @@ def embedding_spectrum(*, weight: Tensor, counts: Tensor, floor: float, columns:
 
 
 def stacked_spectra(spectra: Sequence[FeatureSpectrum], weight: Tensor) -> FeatureSpectrum:
-    """Those of the experts of one fused matrix [experts, out, in] as one."""
+    """Stack the spectra of the experts of one fused matrix [experts, out, in] into one."""
     return FeatureSpectrum(
         weight=weight,
         basis=torch.stack([spectrum.basis for spectrum in spectra]),

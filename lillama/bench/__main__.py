@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lillama.bench.figure import draw_sweep
 from lillama.bench.sweep import OPERATIONS, bench_table, growth, labels, paper_minutes
+from lillama.core.errors import BAD_INPUT
 from lillama.core.spread import shown
 from lillama.core.terminal import show
 from lillama.report.cells import cells, tell_open_cells
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = cells(options.folder) if options.folder.is_dir() else []
     if not found:
         show(f"error: {options.folder}: no such folder, or no results in it", error=True)
-        return 2
+        return BAD_INPUT
     show(bench_table(found, paper_minutes()))
     operations = growth(found, OPERATIONS)
     for key, exponent in growth(found).items():

@@ -3,6 +3,8 @@
 import errno
 import os
 
+DONE, OTHER, BAD_INPUT = 0, 1, 2  # exit statuses of every command; core/preempt.py has that of a request to end
+
 
 class ConfigError(ValueError):
     """The request is wrong (bad input); raised before a model is loaded. Exit status 2."""

@@ -31,7 +31,7 @@ Learners = Mapping[int, BlockLearner]
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
-    """All that one update is made of, whatever parts it is computed in (micro-batches, processes).
+    """Counts of the whole batch of one update, whatever parts it is computed in (micro-batches, processes).
 
     ``sequences`` is how many, ``counted`` how many positions count, for each stack; None: all.
     """

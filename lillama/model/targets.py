@@ -78,7 +78,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """All that a plan needs to know of a model: its parameters and its target matrices, in module order.
+    """Shape of a model as a plan sees it: its parameters and its target matrices, in module order.
 
     ``every`` holds the matrices that are no targets too: a saved plan may name them. ``table`` names the embedding that
     the model also predicts with, where nobody has chosen what to replace: a strategy may take it. ``idle`` names those

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lillama.core.errors import ConfigError
+from lillama.core.errors import BAD_INPUT, ConfigError
 from lillama.core.terminal import show
 from lillama.report.cells import Cell, cells, tell_open_cells
 from lillama.report.entries import Table
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(options)
     except ConfigError as error:
         show(f"error: {error}", error=True)
-        return 2
+        return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config.compose import SCALE, experiment_sweep
-from lillama.core.errors import ConfigError
+from lillama.core.errors import BAD_INPUT, ConfigError
 from lillama.core.results import write_json
 from lillama.core.terminal import show
 from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_cells
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(file)
     except ConfigError as error:
         show(f"error: {error}", error=True)
-        return 2
+        return BAD_INPUT
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lillama.config import FactorForm
-from lillama.core.errors import ConfigError
+from lillama.core.errors import BAD_INPUT, ConfigError
 from lillama.core.half_written import whole
 from lillama.core.results import read_json, write_json
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = pivot(options.source, options.target)
     except (ConfigError, OSError, LookupError, ValueError) as error:
         print(f"error: {' '.join(str(error).split())[:400]}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     print(told)
     return 0
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lillama.config import RunConfig, Stage
 from lillama.config.compose import set_up
-from lillama.core.errors import ConfigError, Preempted, TeamError, WriteError, disk_trouble
+from lillama.core.errors import BAD_INPUT, DONE, OTHER, ConfigError, Preempted, TeamError, WriteError, disk_trouble
 from lillama.core.imports import of_many_objects
 from lillama.core.preempt import PREEMPTED
 from lillama.core.results import read_json
@@ -30,7 +30,6 @@ from lillama.report.summary import forecast_table, plan_table, summary
 
 __all__ = ["CommandLine", "set_up", "typed"]
 log = logging.getLogger(__name__)
-DONE, OTHER, BAD_INPUT = 0, 1, 2
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
 NO_MEMORY = "can't allocate memory"  # torch, of the host's

@@ -28,7 +28,7 @@ class Saves:
 
     @classmethod
     def of(cls, config: RunConfig, folder: Path, fingerprint: str, *, background: bool) -> "Saves":
-        """Those in a run's folder, and the place of its model in the cache where it may be shared."""
+        """Open the snapshots in a run's folder, and the place of its model in the cache where it may be shared."""
         made: dict[str, Any] = {"key": fingerprint, "config": config.snapshot, "background": background}
         distill = Snapshots(folder / SNAPSHOTS, check=check_note, **made)
         finetune = Snapshots(folder / TUNING_SNAPSHOTS, check=check_tuning_note, **made)

@@ -1,4 +1,4 @@
-"""All that a run needs but the model, made first: whatever can be wrong with a request shows here."""
+"""Validate a request and load all but the weights, so that bad input fails before a model is loaded."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lillama.core.cache.entries import Entry, clear, entries
 from lillama.core.cache.folders import KINDS, MARK, PLACE, default_root, foreign
+from lillama.core.errors import BAD_INPUT
 from lillama.core.terminal import show
 
 CONTENT = """\
@@ -31,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = options.dir.expanduser()
     except RuntimeError as error:
         show(f"error: --dir {options.dir}: {error}", error=True)
-        return 2
+        return BAD_INPUT
     if options.command is None:
         show(table(root))
         return 0
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
         show(f"error: no such kind: {', '.join(unknown)}; the kinds are {', '.join(KINDS)}", error=True)
-        return 2
+        return BAD_INPUT
     if options.older_than is not None and options.older_than < 0:
         show(f"error: --older-than {options.older_than:g}: must not be negative", error=True)
-        return 2
+        return BAD_INPUT
     for folder in foreign(root):
         show(f"{folder}: was not made by Lillama, since it has no {MARK}; left alone", error=True)
     gone = clear(root, options.kinds or KINDS, options.older_than)
