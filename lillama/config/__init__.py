@@ -54,7 +54,6 @@ from lillama.config.evaluate import (
     ZeroShotConfig,
     domain_key,
 )
-from lillama.config.experiment import ExperimentConfig, TableConfig
 from lillama.config.finetune import (
     FinetuneConfig,
     FinetuneDataConfig,
@@ -103,7 +102,6 @@ __all__ = [
     "DomainsConfig",
     "Dtype",
     "EvaluateConfig",
-    "ExperimentConfig",
     "FactorForm",
     "FactorsConfig",
     "FeatureConfig",
@@ -159,7 +157,6 @@ __all__ = [
     "StudentInputs",
     "SvdConfig",
     "SystemTurns",
-    "TableConfig",
     "TargetsConfig",
     "Task",
     "Template",

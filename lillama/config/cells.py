@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 LONGEST_READABLE = 100
@@ -16,21 +16,39 @@ def cell_name(overrides: Sequence[str], sweep: str | Path | None = None) -> str:
     letters, digits, dots, dashes and underscores only: lists of ``key=value`` pairs may hold it, as the evaluation
     harness's ``--model_args`` and Hydra's overrides are.
 
-    :param sweep: the folder that the cell's lies in. Where it holds the cell under the name that earlier versions gave
+    :param sweep: the folder that the cell's lies in. Where it holds the cell under a name that earlier versions gave
         it, that name stays: what is finished is not run again.
     """
     if not overrides:
         return "default"
+    name = _name(overrides)
+    if sweep is None:
+        return name
+    held = (own for own in (name, *_earlier_names(overrides)) if (Path(sweep) / own).is_dir())
+    return next(held, name)
+
+
+def _earlier_names(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield the names of versions that wrote ``=`` and commas, or ``experiments=NAME scale=SCALE``."""
+    for words in (overrides, *_with_the_scale_apart(overrides)):
+        yield _name(words)
+        yield _name(words, pair="=", between=",", legal="A-Za-z0-9._,=+-")
+
+
+def _with_the_scale_apart(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the overrides with an experiment's scale as a key of its own, and without: it was the paper's then."""
+    for said in overrides:
+        key, _, value = said.partition("=")
+        if key == "experiments" and "/" in value:
+            scale, _, name = value.partition("/")
+            others = [word for word in overrides if word != said]
+            yield [*others, f"experiments={name}", f"scale={scale}"]
+            yield [*others, f"experiments={name}"]
+            yield [*others, f"experiments={scale}_{name}"]
+
+
+def _name(overrides: Sequence[str], *, pair: str = "-", between: str = "_", legal: str = "A-Za-z0-9._-") -> str:
     overrides = sorted(overrides)
-    name = _name(overrides, pair="-", between="_", legal="A-Za-z0-9._-")
-    if sweep is not None and not (Path(sweep) / name).is_dir():
-        earlier = _name(overrides, pair="=", between=",", legal="A-Za-z0-9._,=+-")
-        if (Path(sweep) / earlier).is_dir():
-            return earlier
-    return name
-
-
-def _name(overrides: Sequence[str], *, pair: str, between: str, legal: str) -> str:
     parts = [override.lstrip("+~").partition("=") for override in overrides]
     own = [(key, value) for key, _, value in parts if key not in SAID_ABOVE]
     short = between.join(f"{key.rpartition('.')[2]}{pair}{value.rpartition('/')[2]}" for key, value in own)

@@ -19,7 +19,6 @@ from lillama.config.choices import (
     Weights,
 )
 from lillama.config.evaluate import EvaluateConfig
-from lillama.config.experiment import ExperimentConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.init import FeatureConfig, InitConfig, KfacConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
@@ -70,10 +69,11 @@ class SnapshotConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RanksConfig:
-    """Defaults of ``strategy.k`` and ``strategy.m`` of Algorithm 1; a scale sets them."""
+    """Defaults of ``strategy.k`` and ``strategy.m`` of Algorithm 1; a scale sets them, ``of`` by the model's name."""
 
     k: int = 1024
     m: int = 256
+    of: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,7 +83,6 @@ class RunConfig:
     name: str = "run"
     scale: str | None = None
     ranks: RanksConfig = field(default_factory=RanksConfig)
-    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
     seed: int = 0
     cache_dir: str = MISSING

@@ -12,14 +12,14 @@ from lillama.core.errors import BAD_INPUT, ConfigError
 from lillama.core.terminal import show
 from lillama.report.cells import Cell, cells, tell_open_cells
 from lillama.report.entries import Table
-from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_found, scale_names
+from lillama.report.experiment import OUTPUTS, RESULTS, SCALE, Places, experiment_found, scale_names
 from lillama.report.figure import figure_png
 from lillama.report.latex import as_latex
 from lillama.report.left import tell_left
 from lillama.report.long_form import as_csv
 from lillama.report.markdown import as_markdown
-from lillama.report.names import named
-from lillama.report.overview import reported, with_tables
+from lillama.report.names import named, reported_names
+from lillama.report.overview import reported
 from lillama.report.page import write_page
 from lillama.report.sweep import sweep_table, texts_side_by_side
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lillama report", description=__doc__)
     parser.add_argument("name", nargs="?", help="an experiment, a table (table12), or a folder (outputs/NAME)")
-    parser.add_argument("--scale", default="paper", help=f"of an experiment: {', '.join(scale_names())} (paper)")
+    parser.add_argument("--scale", default=SCALE, help=f"of an experiment: {', '.join(scale_names())} ({SCALE})")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="of an experiment's tables")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="write the figures of the tables there, as PNG")
     parser.add_argument("--samples", action="store_true", help="the generated texts of the cells side by side")
@@ -70,7 +70,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _page(options: argparse.Namespace) -> int:
     """Write the page of all experiments, or of the one that is named, and a line of counts for each."""
-    names = with_tables() if options.all else [named(options.name)[0]]
+    names = reported_names() if options.all else [named(options.name)[0]]
     found = []
     for one in reported(names, Places(options.outputs, options.results)):
         show(one.line())
@@ -96,8 +96,6 @@ def _experiment(options: argparse.Namespace) -> int:
         show(_texts(f"{name} at scale {options.scale}", found.cells))
         return tell_open_cells(found.cells)
     tables = [table for table in found.tables if table.name in wanted]
-    if not tables:
-        raise ConfigError(f"{name}: this experiment has no tables")
     show(FORMATS[options.format](tables))
     if options.figures is not None:
         _write_figures(tables, options.figures)

@@ -1,7 +1,7 @@
 """The cells of a sweep: those that its ``multirun.yaml`` promises, and what became of each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ DAMAGED = "DAMAGED"  # a results.json that cannot be read, or lacks what a resul
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a sweep: its folder, what sets it apart, and its result if there is one."""
+    """One cell of a sweep: its folder, what sets it apart, and its result if there is one.
+
+    ``given`` is what it is where it overrides nothing: ``model`` and ``reduction`` of an experiment's cell.
+    """
 
     folder: Path
     overrides: dict[str, str]
     result: dict[str, Any] | None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -48,6 +52,8 @@ def cells(folder: Path) -> list[Cell]:
 def promised_overrides(folder: Path) -> list[list[str]]:
     """Return the overrides of every cell of the last sweep in a folder; none where there was no sweep.
 
+    None either where its file does not say them by itself: what it varies is interpolated, or a glob. That is told.
+
     :raises ConfigError: for a ``multirun.yaml`` that cannot be read.
     """
     file = folder / "multirun.yaml"
@@ -55,9 +61,12 @@ def promised_overrides(folder: Path) -> list[list[str]]:
         return []
     said = promise(file)
     try:
-        return sweep_cells(said.params, said.task)
+        if not said.interpolated:
+            return sweep_cells(said.params, said.task)
     except HydraException:  # a glob can only be expanded by the sweep itself
-        return []
+        pass
+    show(f"{file}: does not say by itself which cells the sweep has; those that were begun are listed", error=True)
+    return []
 
 
 def all_overrides(found: Sequence[Cell]) -> list[str]:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lillama.config import TableConfig
 from lillama.report.cells import Cell
+from lillama.report.layout import TableConfig
 from lillama.report.paper import Printed, as_number, printed_table, recomputed_mean
 from lillama.report.records import NO_POINT, Record, at, records
 
@@ -73,12 +73,12 @@ class Table:
         return found
 
 
-def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell], given: Mapping[str, str]) -> Table:
+def make_table(name: str, config: TableConfig, scale: str, cells: Iterable[Cell]) -> Table:
     """Return the table that these cells make; then, as rows of their own, what the paper prints of other models."""
     printed = printed_table(config.paper)
     found: dict[tuple[tuple[str, ...], str], Entry] = {}
     for cell in cells:
-        for record in records(cell, given, roles=config.roles, along=config.along):
+        for record in records(cell, roles=config.roles, along=config.along):
             row = {header: _named(words.format_map(record.shown), config) for header, words in config.rows.items()}
             beside = printed.find(row, config.nearest) or {}
             for entry in _entries(record, config, tuple(row.values()), beside):

@@ -8,13 +8,15 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lillama.config.compose import CONF, EXPERIMENTS, Sweep, experiment_sweep
+from lillama.config.compose import CONF, EXPERIMENTS, Sweep, experiment_sweep, scales_of
 from lillama.core.errors import ConfigError
 from lillama.core.results import read_json, read_result
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
+from lillama.report.layout import tables_of
 
 OUTPUTS, RESULTS = Path("outputs"), EXPERIMENTS / "results"
+SCALE = "paper"  # where none is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +29,26 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An experiment at a scale: every cell, run or not, and the tables that they make."""
+    """An experiment at a scale: every cell, run or not, and the tables that belong to it.
+
+    ``cells`` are by the experiment that runs them (``paper/table04_dense``): a table may show those of several.
+    """
 
     name: str
     scale: str
-    cells: Sequence[Cell]
+    by_experiment: dict[str, list[Cell]]
     tables: Sequence[Table]
 
     @property
-    def command(self) -> str:
-        """Return the command that runs the cells that are not done."""
-        return f"python run.py experiments={self.name} scale={self.scale}"
+    def cells(self) -> list[Cell]:
+        """Return the cells of all experiments."""
+        return [cell for cells in self.by_experiment.values() for cell in cells]
+
+    @property
+    def commands(self) -> list[str]:
+        """Return the commands that run the cells that are not done; all commands where all are."""
+        left = [name for name, cells in self.by_experiment.items() if any(cell.status != "done" for cell in cells)]
+        return [f"python run.py experiments={name}" for name in left or self.by_experiment]
 
 
 def experiment_found(name: str, scale: str, places: Places) -> Found:
@@ -45,10 +56,16 @@ def experiment_found(name: str, scale: str, places: Places) -> Found:
 
     :raises ConfigError: for an experiment, or a scale of it, that there is not.
     """
-    sweep = _sweep_at(name, scale)
-    cells = experiment_cells(sweep, places)
-    tables = [make_table(table, own, scale, cells, sweep.given) for table, own in sweep.experiment.tables.items()]
-    return Found(name, scale, cells, tables)
+    layouts = tables_of(name)
+    shown = dict.fromkeys([name, *(one for layout in layouts.values() for one in layout.experiments)])
+    cells = {one: experiment_cells(sweep_at(one, scale), places) for one in shown if scale in scales_of(one)}
+    if name not in cells:
+        raise ConfigError(f"scale {scale}: {name} has {', '.join(scales_of(name))}")
+    tables = [
+        make_table(table, layout, scale, [cell for one in layout.experiments for cell in cells.get(one, [])])
+        for table, layout in layouts.items()
+    ]
+    return Found(name, scale, {f"{scale}/{one}": own for one, own in cells.items()}, tables)
 
 
 def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
@@ -56,12 +73,16 @@ def experiment_tables(name: str, scale: str, places: Places) -> list[Table]:
     return list(experiment_found(name, scale, places).tables)
 
 
-def _sweep_at(name: str, scale: str) -> Sweep:
+def sweep_at(name: str, scale: str) -> Sweep:
+    """Return an experiment's sweep at a scale.
+
+    :raises ConfigError: for an experiment, or a scale of it, that there is not, or one that does not compose.
+    """
     try:
-        return experiment_sweep(name, scale)
+        return experiment_sweep(f"{scale}/{name}")
     except (HydraException, OmegaConfBaseException) as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"experiments={name}: {first.partition('interpolation: ')[2] or first}") from None
+        raise ConfigError(f"experiments={scale}/{name}: {first.partition('interpolation: ')[2] or first}") from None
 
 
 def scale_names() -> list[str]:
@@ -70,13 +91,14 @@ def scale_names() -> list[str]:
 
 
 def experiment_cells(sweep: Sweep, places: Places) -> list[Cell]:
-    """A cell for every one that the sweep has, with its newest result: one that is done before one that is not."""
+    """Return every cell of a sweep with its newest result: one that is done before one that is not."""
     results = list(_results(sweep.name, places))
     found = []
     for overrides in sweep.cells:
         own = [(folder, result) for folder, result in results if set(overrides) <= set(result["overrides"])]
         folder, result = max(own, key=_rank, default=(places.outputs / sweep.name, None))
-        found.append(Cell(folder, dict(word.partition("=")[::2] for word in overrides), result))
+        words = dict(word.partition("=")[::2] for word in overrides)
+        found.append(Cell(folder, words, result, sweep.given))
     return found
 
 

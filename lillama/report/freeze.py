@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lillama.config.compose import SCALE, experiment_sweep
 from lillama.core.errors import BAD_INPUT, ConfigError
 from lillama.core.results import write_json
 from lillama.core.terminal import show
-from lillama.report.experiment import OUTPUTS, RESULTS, Places, experiment_cells
+from lillama.report.experiment import OUTPUTS, RESULTS, SCALE, Places, experiment_cells, sweep_at
 
 
 def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RESULTS) -> list[Path]:
@@ -22,7 +21,7 @@ def freeze(name: str, scale: str, *, outputs: Path = OUTPUTS, frozen: Path = RES
 
     :raises ConfigError: for an experiment, or a scale of it, that there is not.
     """
-    sweep = experiment_sweep(name, scale)
+    sweep = sweep_at(name, scale)
     files = []
     for cell in experiment_cells(sweep, Places(outputs, frozen)):
         if cell.status == "done" and cell.folder.is_relative_to(outputs):

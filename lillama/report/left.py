@@ -17,7 +17,8 @@ def tell_left(found: Found, tables: Sequence[Table]) -> int:
     show(f"\n{len(entries)} of {every} entries are not measured:", error=True)
     for cell, reason in dict.fromkeys((cell_of(entry.source), _reason(entry)) for entry in entries):
         show(f"  {cell}: {reason}", error=True)
-    show(f"run them: {found.command}", error=True)
+    for command in found.commands:
+        show(f"run them: {command}", error=True)
     return 1
 
 

@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lillama.config.compose import experiment_names
+from lillama.config.compose import scales_of
 from lillama.core.errors import ConfigError
 from lillama.report.counts import counts, in_words
-from lillama.report.experiment import Found, Places, experiment_found, scale_names
-from lillama.report.names import table_names
+from lillama.report.experiment import Found, Places, experiment_found
 
 TRIAL = "tiny"  # its figures mean nothing: shown only where it was run
-NOT_THERE = "this experiment has"  # what an experiment says of a scale that it does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +26,18 @@ class Reported:
 
 
 def reported(names: Sequence[str], places: Places) -> Iterator[Reported]:
-    """Of these experiments all that have tables, one after the other: reading them takes a second each."""
+    """Read these experiments at every scale that they have, one after the other: it takes a second each."""
     for name in names:
         found: list[Found] = []
         problems: list[str] = []
-        for scale in scale_names():
+        for scale in scales_of(name):
             if scale == TRIAL and not _was_run(name, places):
                 continue
             try:
                 found.append(experiment_found(name, scale, places))
             except ConfigError as error:
-                problems += [] if NOT_THERE in str(error) else [str(error)]
+                problems.append(str(error))
         yield Reported(name, found, list(dict.fromkeys(problems)))
-
-
-def with_tables() -> list[str]:
-    """Return the experiments that report tables."""
-    return [name for name in experiment_names() if table_names(name)]
 
 
 def _was_run(name: str, places: Places) -> bool:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from lillama.config.compose import EXPERIMENTS
 
-FOLDER = EXPERIMENTS / "paper"
+FOLDER = EXPERIMENTS / "printed"
 MEANS = ("Average", "Avg.")
 LAST_DIGIT = 0.0051  # a mean of figures that were rounded themselves, and rounded once more
 
@@ -33,7 +33,7 @@ class Printed:
 
 
 def printed_table(files: Sequence[str]) -> Printed:
-    """Return the rows of files under ``experiments/paper``."""
+    """Return the rows of files under ``experiments/printed``."""
     rows: list[Mapping[str, str]] = []
     for file in files:
         with (FOLDER / file).open(newline="", encoding="utf-8") as opened:

@@ -24,7 +24,7 @@ AS_THEY_ARE = (
     "finetune",
 )
 MAKING = ("plan", "load", "data", "init", "distill")
-NAMES = EXPERIMENTS / "paper" / "names.csv"
+NAMES = EXPERIMENTS / "printed" / "names.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Record:
     figures: Mapping[str, Any]
 
 
-def records(cell: Cell, given: Mapping[str, str], *, roles: list[str], along: str | None) -> Iterator[Record]:
+def records(cell: Cell, *, roles: list[str], along: str | None) -> Iterator[Record]:
     """Yield the records of a cell; of one without a result too, so that a table can say that it is missing.
 
-    :param given: what the cell is where it overrides nothing. :param along: the curve whose points have a row each.
+    :param along: the curve whose points have a row each.
     """
     own = {key.rpartition(".")[2]: value for key, value in cell.overrides.items()}
-    raw = {**given, **own}
+    raw = {**cell.given, **own}
     for role in roles:
         figures, shown = _figures(cell.result or {}, role), _shown(raw, role)
         if along is None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lillama.config import TableConfig
 from lillama.core.errors import ConfigError
+from lillama.report.layout import TableConfig
 
 CURVE, LINE, BARS = "curve", "line", "bars"
 KINDS = (CURVE, LINE, BARS)
@@ -35,7 +35,7 @@ def figure_spec(name: str, config: TableConfig) -> FigureSpec | None:
     asked: dict[str, Any] = dict(config.figure)
     if not asked:
         return None
-    where = f"experiment.tables.{name}.figure"
+    where = f"experiments/tables/{name}.yaml: figure"
     _require(asked.get("kind"), KINDS, f"{where}.kind")
     for key in asked:
         _require(key, [field.name for field in fields(FigureSpec)], where)

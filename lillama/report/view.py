@@ -63,7 +63,7 @@ def _scale(found: Found) -> dict[str, Any]:
     texts = text_columns(found.cells)
     return {
         "scale": found.scale,
-        "command": found.command,
+        "command": "; ".join(found.commands),
         "counts": counts(found.tables),
         "tables": [table_view(table) for table in found.tables],
         "texts": {"labels": list(texts), "prompts": texts_beside(texts), "header": HEADER, "rows": metrics_rows(texts)},

@@ -22,7 +22,7 @@ def cell(name, *, status="done", seconds=2.0, model="x", **overrides):
 
 
 def test_the_gpu_benchmark_runs_dry_for_every_kind_of_model(cli, tmp_path, capsys):
-    words = ("experiments=bench_gpu", "model=tiny_random,tiny_mixtral,tiny_mamba", f"hydra.sweep.dir={tmp_path}")
+    words = ("experiments=bench/gpu", "model=tiny_random,tiny_mixtral,tiny_mamba", f"hydra.sweep.dir={tmp_path}")
     status, out, err = cli(*words, *TINY)
     assert status == 0, err
     found = cells(tmp_path)

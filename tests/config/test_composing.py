@@ -17,8 +17,7 @@ def made(folder, *words):
 
 def test_parts_come_together_as_in_hydra(monkeypatch):
     words = (
-        "experiments=table10_strategies",
-        "scale=small",
+        "experiments=small/table10_strategies",
         "strategy=spectrum",
         "strategy.floor=0.3",
         "+hydra.job.x=1",

@@ -212,10 +212,14 @@ def test_what_learns_may_stay_unsaved_where_it_is_measured(stages):
 
 
 def test_stages_that_an_interpolation_gives_are_stages():
-    words = ("experiments=table04_small_models", "scale=tiny")
-    assert composed(*words, "model=tiny_mamba").stages == [Stage.zero_shot]
+    assert composed("stages=${oc.decode:'[plan]'}").stages == [Stage.plan]
     with pytest.raises(ConfigError, match="nap is none of plan"):
-        composed(*words, "stages=${oc.decode:'[nap]'}")
+        composed("stages=${oc.decode:'[nap]'}")
+
+
+@pytest.mark.parametrize(("model", "k"), [("phi3_medium_14b", 1536), ("phi2", 1024), ("mistral_7b", 1024)])
+def test_the_papers_smallest_rank_is_its_own_for_one_model(model, k):
+    assert composed("scale=paper", "strategy=bottom", f"model={model}").strategy.k == k
 
 
 @pytest.mark.parametrize(
@@ -223,13 +227,13 @@ def test_stages_that_an_interpolation_gives_are_stages():
     [
         ("strategy=bottom", "distill/schedule=blockwise", "logger=csv", "evaluate/domains=stdlib", "data=mixed"),
         ("model=tiny_t5", "strategy=rank", "init=random", "finetune=lora", "evaluate/zero_shot=nine"),
-        ("experiments=table03_speed", "scale=tiny"),
+        ("experiments=tiny/table03_speed",),
     ],
 )
 def test_plain_values_are_those_that_were_composed(words):
     config = composed(*words)
     made = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert json.dumps(plain(config)) == json.dumps({key: made[key] for key in made if key != "experiment"})
+    assert json.dumps(plain(config)) == json.dumps(made)
 
 
 def test_a_whole_number_is_a_float_where_one_belongs():

@@ -59,8 +59,8 @@ def test_the_published_choice_for_mixtral_is_its_experts_only(model_shapes):
 
 @pytest.mark.parametrize("name", ["table02_zero_shot", "table06_mamba", "table11_ratios"])
 def test_plans_at_the_papers_scale_meet_what_is_asked(name, model_shapes):
-    for cell in experiment_sweep(name, "paper").cells:
-        config = composed(f"experiments={name}", "scale=paper", *cell)
+    for cell in experiment_sweep(f"paper/{name}").cells:
+        config = composed(f"experiments=paper/{name}", *cell)
         plan = make_plan(model_shapes(config.model), config.strategy)
         asked = config.strategy.reduction
         assert Stage.distill in config.stages
@@ -83,8 +83,8 @@ SMOLLM2 = {  # the file of the model itself is read by the tests of the real one
 def test_plans_at_the_small_scale_meet_what_is_asked(name, model_shapes):
     shape = model_shapes(ModelConfig(name="smollm2", weights=Weights.random, architecture=SMOLLM2))
     assert shape.parameters == 134_515_008
-    for cell in experiment_sweep(name, "small").cells:
-        config = composed(f"experiments={name}", "scale=small", *cell)
+    for cell in experiment_sweep(f"small/{name}").cells:
+        config = composed(f"experiments=small/{name}", *cell)
         assert config.model.name == "smollm2_135m"
         plan = make_plan(shape, config.strategy)
         assert config.strategy.reduction <= plan.realised < config.strategy.reduction + 0.01, cell
@@ -93,10 +93,10 @@ def test_plans_at_the_small_scale_meet_what_is_asked(name, model_shapes):
 @pytest.mark.parametrize(
     ("words", "size"),
     [
-        (("experiments=table04_small_models", "model=phi2"), 1.727e9),
-        (("experiments=table18_hausa", "model=inkubalm"), 0.2996e9),
-        (("experiments=table02_zero_shot", "model=phi2"), 2.22e9),
-        (("experiments=table02_zero_shot", "model=mixtral_8x7b"), 37.3e9),
+        (("experiments=paper/table04_small_models", "model=phi2"), 1.727e9),
+        (("experiments=paper/table18_hausa", "model=inkubalm"), 0.2996e9),
+        (("experiments=paper/table02_zero_shot", "model=phi2"), 2.22e9),
+        (("experiments=paper/table02_zero_shot", "model=mixtral_8x7b"), 37.3e9),
     ],
 )
 def test_models_come_out_at_the_papers_sizes(words, size, model_shapes):

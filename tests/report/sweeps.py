@@ -47,4 +47,4 @@ def write_cell(outputs: Path, sweep: str, overrides: list[str], **figures) -> No
     folder = outputs / sweep / "_".join(overrides).replace("/", "_")
     folder.mkdir(parents=True)
     name, _, scale = sweep.partition("/")
-    write_json(folder / "results.json", finished([f"experiments={name}", f"scale={scale}", *overrides], **figures))
+    write_json(folder / "results.json", finished([f"experiments={scale}/{name}", *overrides], **figures))

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lillama.config import TableConfig
 from lillama.core.results import RunResult
 from lillama.report.cells import Cell
 from lillama.report.entries import make_table
+from lillama.report.layout import TableConfig
 from lillama.report.paper import FOLDER, as_number, printed_table, recomputed_mean
 
 GIVEN = {"model": "phi2", "reduction": "0.2"}
@@ -19,11 +19,11 @@ def cell(status="done", *, error=None, overrides=None, **figures):
     own = overrides or {}
     known = {"fingerprint": "f", "name": "n", "settings": {}, "error": error}
     found = RunResult(status=status, overrides=[], provenance={"started": "now"}, **known, **figures).as_dict()
-    return Cell(Path("cell"), own, found)
+    return Cell(Path("cell"), own, found, GIVEN)
 
 
 def table(cells, **config):
-    made = make_table("t", TableConfig(title="T", **config), "paper", cells, GIVEN)
+    made = make_table("t", TableConfig(title="T", **config), "paper", cells)
     return {(*entry.row, entry.column): entry for entry in made.entries}
 
 
@@ -41,7 +41,7 @@ BY_LOSS = {
 
 def test_conditions_pick_the_cell_and_the_paper_stands_beside():
     own = cell(overrides={"loss": "teacher"}, measured={"zero_shot": scores({"compressed": 0.6})})
-    missing = Cell(Path("cell"), {"loss": "student"}, None)
+    missing = Cell(Path("cell"), {"loss": "student"}, None, GIVEN)
     found = table([own, missing], **BY_LOSS)
     entry = found["Phi-2 3B", "Teacher"]
     assert (entry.status, entry.paper) == ("measured", "57.38")

@@ -1,14 +1,15 @@
 """Figures of tables: their specification, and gaps where nothing was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lillama.config import TableConfig
 from lillama.core.errors import ConfigError
 from lillama.report.cells import Cell
 from lillama.report.entries import make_table
 from lillama.report.figure import figure_png
+from lillama.report.layout import TableConfig
 from lillama.report.series import along_x, by_row
 from lillama.report.spec import figure_spec
 from tests.report.sweeps import finished, zero_shot
@@ -33,7 +34,8 @@ RANKS = {
 
 def table(cells, **settings):
     config = TableConfig(title="A title", **settings)
-    return make_table("t", config, "paper", cells, {"model": "phi2", "reduction": "0.2"})
+    given = {"model": "phi2", "reduction": "0.2"}
+    return make_table("t", config, "paper", [replace(cell, given=given) for cell in cells])
 
 
 def spec(made):

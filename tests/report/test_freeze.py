@@ -22,7 +22,7 @@ def test_cells_that_are_done_are_kept_and_found_again(tmp_path):
     kept = read_json(files[0])
     assert kept["settings"]["data"]["path"] == "a.jsonl"
     assert "/home" not in files[0].read_text()
-    cells = experiment_cells(experiment_sweep("open_inits", "small"), Places(tmp_path / "none", tmp_path / "frozen"))
+    cells = experiment_cells(experiment_sweep("small/open_inits"), Places(tmp_path / "none", tmp_path / "frozen"))
     assert {cell.overrides["init"]: cell.status for cell in cells} == {
         "svd": "done",
         **dict.fromkeys(("random", "svd_symmetric", "feature"), "MISSING"),

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import yaml
 
-from lillama.config.compose import experiment_sweep
+from lillama.config.compose import EXPERIMENTS, experiment_sweep
 from lillama.core.errors import ConfigError
 from lillama.report.__main__ import main
 from lillama.report.cells import promised_overrides
@@ -12,12 +13,8 @@ from lillama.report.cells import promised_overrides
 SECRET = "hunter2"
 
 
-def promised(folder, params, *, task=(), scale=None):
-    hydra = {
-        "sweeper": {"params": params},
-        "overrides": {"task": list(task)},
-        "runtime": {"choices": {"scale": scale}},
-    }
+def promised(folder, params, *, task=()):
+    hydra = {"sweeper": {"params": params}, "overrides": {"task": list(task)}}
     (folder / "multirun.yaml").write_text(json.dumps({"hydra": hydra, "scale": "${oc.env:SECRET}"}))
     return promised_overrides(folder)
 
@@ -32,10 +29,6 @@ def secret(monkeypatch):
     [
         {"params": {"strategy.k": "${oc.env:SECRET}"}},
         {"params": {"strategy.k": "1,2"}, "task": ["name=${oc.env:SECRET}"]},
-        {"params": {"model": "${at:{tiny:${oc.env:SECRET}}}"}, "scale": "tiny"},
-        {"params": {"model": "${at:{tiny:a}}${oc.env:SECRET}"}, "scale": "tiny"},
-        {"params": {"model": "${at:{tiny:a,hunter2:leak}}"}, "scale": "${oc.env:SECRET}"},
-        {"params": {"model": "${of_model:{x:1},${oc.env:SECRET}}"}},
         {"params": {"${oc.env:SECRET}": "1,2"}},
         {"params": {"model": "${env:SECRET}"}},
         {"params": {"model": "${stdlib:}"}},
@@ -44,25 +37,20 @@ def secret(monkeypatch):
 def test_nothing_of_it_is_interpolated(said, tmp_path, capsys):
     cells = promised(tmp_path, **said)
     assert SECRET not in str(cells)
-    assert "leak" not in str(cells)
     main([str(tmp_path)])
     assert SECRET not in "".join(capsys.readouterr())
 
 
-def test_a_table_of_literals_says_what_holds_at_the_sweeps_scale(tmp_path):
-    params = {"strategy.k": '${at:{paper:"1,2",tiny:"3,4"}}', "seed": 0}
-    assert promised(tmp_path, params, scale="tiny") == [["strategy.k=3", "seed=0"], ["strategy.k=4", "seed=0"]]
+def test_what_the_file_does_not_say_by_itself_is_told(tmp_path, capsys):
+    assert promised(tmp_path, {"strategy.k": "${ranks.k},2"}) == []
+    assert "does not say by itself which cells" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "scale"), [("table08_losses", "paper"), ("figure4_ranks", "tiny")])
-def test_an_experiments_own_cells_are_promised_by_its_file(name, scale, tmp_path):
+@pytest.mark.parametrize("name", ["paper/table08_losses", "tiny/figure4_ranks"])
+def test_an_experiments_own_cells_are_promised_by_its_file(name, tmp_path):
     """As Hydra writes it: not interpolated."""
-    import yaml
-
-    from lillama.config.compose import EXPERIMENTS
-
     params = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    assert promised(tmp_path, params, scale=scale) == experiment_sweep(name, scale).cells
+    assert promised(tmp_path, params) == experiment_sweep(name).cells
 
 
 @pytest.mark.parametrize(

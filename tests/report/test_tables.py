@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lillama.config import TableConfig
 from lillama.report.__main__ import main
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
 from lillama.report.latex import as_latex, escaped
+from lillama.report.layout import TableConfig
 from lillama.report.long_form import as_csv
 from lillama.report.markdown import as_markdown
 from tests.report.sweeps import finished, texts, write_cell, zero_shot
@@ -52,7 +52,7 @@ def test_a_half_finished_sweep_says_missing_where_it_is(half, capsys):
     assert "strategy.reduction=0.25: FAILED: DivergedError: no number" in err
     assert "strategy.reduction=0.3: MISSING" in err
     assert "strategy.reduction=0.2:" not in err
-    assert f"python run.py experiments={NAME} scale=small" in err
+    assert f"python run.py experiments=small/{NAME}" in err
 
 
 def test_rows_that_only_the_paper_has_come_after_and_say_so(half, capsys):
@@ -119,13 +119,13 @@ def small_table(**settings) -> Table:
     speed = {"median": 7000.0, "lowest": 6900.0, "highest": 7100.0}
     done = {"zero_shot": {"compressed": zero_shot(0.5838)}, "throughput": {"compressed": {"speed": speed}}}
     cells = [
-        Cell(Path("a"), {"loss": "teacher"}, finished([], measured=done)),
-        Cell(Path("b"), {"loss": "student"}, finished([], status="failed", error="DeviceMemoryError: lower it")),
+        Cell(Path("a"), {"loss": "teacher"}, finished([], measured=done), GIVEN),
+        Cell(Path("b"), {"loss": "student"}, finished([], status="failed", error="DeviceMemoryError: lower it"), GIVEN),
     ]
     columns = {"Teacher": {"loss": "teacher"}, "Student": {"loss": "student"}}
     given = {"rows": {"Model": "{model}"}, "columns": columns, "value": "zero_shot.mean.score | percent"}
     config = TableConfig(title=HOSTILE, paper=["table08_losses.csv"], **{**given, **settings})
-    return make_table("t", config, "paper", cells, GIVEN)
+    return make_table("t", config, "paper", cells)
 
 
 def test_a_narrow_table_has_the_paper_in_brackets_and_oom_in_words():

@@ -35,6 +35,23 @@ def test_a_cell_name_is_readable():
     assert cell_name([]) == "default"
 
 
+@pytest.mark.parametrize(
+    ("now", "before"),
+    [
+        ("experiments=small/table02_zero_shot", ["experiments=table02_zero_shot", "scale=small"]),
+        ("experiments=paper/table02_zero_shot", ["experiments=table02_zero_shot"]),
+        ("experiments=bench/gpu", ["experiments=bench_gpu"]),
+    ],
+)
+def test_a_cell_keeps_the_folder_that_it_has_from_when_a_scale_was_a_word_of_its_own(now, before, tmp_path):
+    cell = ["model=phi2", "seed=1"]
+    own = cell_name([now, *cell], tmp_path)
+    (tmp_path / cell_name([*before, *cell])).mkdir()
+    assert cell_name([now, *cell], tmp_path) == cell_name([*before, *cell]) != own
+    (tmp_path / own).mkdir()
+    assert cell_name([now, *cell], tmp_path) == own
+
+
 def name_of_earlier_versions(overrides):
     """``init=svd,k=96-1f0c93a2``."""
     parts = [override.partition("=") for override in sorted(overrides)]

@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_as_a_failure_and_without_a_checkpoint(cl
 
 def test_an_experiments_own_sweep_is_reported_whole(cli, tmp_path, capsys):
     """Its cells stand in the YAML, not on the command line."""
-    status, _, err = cli("experiments=figure5_starts", "scale=tiny", f"hydra.sweep.dir={tmp_path}")
+    status, _, err = cli("experiments=tiny/figure5_starts", f"hydra.sweep.dir={tmp_path}")
     assert status == 0, err
     assert report([str(tmp_path)]) == 0
     assert capsys.readouterr().out.count(" done ") == 3

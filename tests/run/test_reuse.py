@@ -109,16 +109,16 @@ def test_a_run_that_measures_more_takes_it_too(words, first, tmp_path, monkeypat
 
 def test_the_papers_tables_share_their_models(tmp_path, monkeypatch):
     """Bottom of Table 10 is the 20% of Table 11, and one loss of Table 8."""
-    common = ("scale=tiny", "model=tiny_random", "stages=[plan,init,distill,perplexity]", "reuse=true")
+    common = ("model=tiny_random", "stages=[plan,init,distill,perplexity]", "reuse=true")
     place = f"cache_dir={tmp_path / 'cache'}"
-    run(composed("experiments=table10_strategies", "strategy=bottom", *common, place), tmp_path / "table10")
+    run(composed("experiments=tiny/table10_strategies", "strategy=bottom", *common, place), tmp_path / "table10")
     no_learning(monkeypatch)
     for name, cell in (
         ("table11_ratios", ("strategy.reduction=0.2",)),
         ("table08_losses", ("loss=teacher_student", "init=feature")),
         ("open_inits", ("init=feature",)),
     ):
-        run(composed(f"experiments={name}", *cell, *common, place), tmp_path / name)
+        run(composed(f"experiments=tiny/{name}", *cell, *common, place), tmp_path / name)
 
 
 def test_the_loggers_hear_of_its_curve(words, first, tmp_path):
