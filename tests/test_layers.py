@@ -97,3 +97,12 @@ def test_configuration_and_reports_have_no_use_for_torch(name):
         "torch",
         "transformers",
     }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=own_name)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    long = [node.name for node in functions if node.end_lineno - node.lineno + 1 > 60]
+    assert long == []

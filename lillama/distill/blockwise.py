@@ -7,7 +7,7 @@ the device, whatever the model's size.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from lillama.distill.batch import (
 )
 from lillama.distill.learner import BlockLearner
 from lillama.distill.learning_rate import learning_rate
+from lillama.distill.position import Position
 from lillama.distill.progress import LoopContext, Progress, Stopwatch, part_name
 from lillama.distill.snapshot import Snapshot
 from lillama.distill.student_stream import BoundaryActivations
@@ -55,7 +56,7 @@ def learn_blockwise(
     if is_tied(student, config):
         raise ConfigError("distill/schedule=blockwise: a low-rank embedding is tied to the head; use joint")
     course = _Course(student, data, config, loss, session)
-    position = _Position(**session.start.position) if session.start else _Position(block=course.wanted[0])
+    position = Position(**session.start.position) if session.start else Position(block=course.wanted[0])
     bar = tqdm(total=course.total, initial=position.seen, desc="distil", unit="tok", disable=not session.progress)
     with bar, session.under_way():
         course.reach(position)
@@ -67,27 +68,6 @@ def learn_blockwise(
         if session.save_at_end and (session.start is None or asdict(position) != session.start.position):
             course.save(position)
     course.edges.clear()
-
-
-@dataclass(slots=True)
-class _Position:
-    """Position of the schedule.
-
-    ``done`` updates of ``block``, ``seen`` tokens and ``step`` updates of all blocks, ``stale`` passes of the block
-    without a lower held-out loss; ``learnt``: the block is done, and what flows up to the next one is under way.
-    """
-
-    block: int
-    done: int = 0
-    seen: int = 0
-    step: int = 0
-    stale: int = 0
-    learnt: bool = False
-
-    def begin(self, block: int) -> None:
-        """Begin a block, unless it is the one that is under way."""
-        if block != self.block:
-            self.block, self.done, self.stale, self.learnt = block, 0, 0, False
 
 
 class _Course:
@@ -128,7 +108,7 @@ class _Course:
         mine = parts(self.session.team.part_of(batch), self.config.micro_batch)
         return ((number * most + place, part) for place, part in enumerate(mine) if len(part))
 
-    def reach(self, position: _Position) -> None:
+    def reach(self, position: Position) -> None:
         """Bring what flows up to the block where the schedule stands, past blocks that have learnt already."""
         if self.session.start is not None:
             self._load_weights(self.session.start)
@@ -146,7 +126,7 @@ class _Course:
                 for place, part in self.parts(number, batch):
                     self.edges[place] = self._teacher_ahead(position.block, part, self.edges[place])
 
-    def learn(self, position: _Position, bar: tqdm) -> None:
+    def learn(self, position: Position, bar: tqdm) -> None:
         """Teach one block from where it stands to its end."""
         learner = make_learner(self.student, position.block, self.config, self.loss)
         start = self.session.start
@@ -173,7 +153,7 @@ class _Course:
         """Of how many batches the teacher's side has moved on already: in a block's last pass it does so at once."""
         return 0 if self.heldout else max(0, done - (self.steps - len(self.learning)))
 
-    def advance(self, index: int, position: _Position, *, ahead: int = 0) -> None:
+    def advance(self, index: int, position: Position, *, ahead: int = 0) -> None:
         """Let every batch flow through a block, but for the teacher's side of those where it has already."""
         if index == self.wanted[-1]:
             return
@@ -195,7 +175,7 @@ class _Course:
                     )
                 self.edges[place] = edge
 
-    def save(self, position: _Position, learner: BlockLearner | None = None) -> None:
+    def save(self, position: Position, learner: BlockLearner | None = None) -> None:
         """Save the weights of every block, and all of the one that learns."""
         parts: dict[str, object] = {
             part_name(index): {"parameters": [parameter.detach() for parameter in self._weights(index)]}
@@ -206,11 +186,11 @@ class _Course:
             parts[part_name(learner.index)] = learner.state()
         self.session.save(position.step, asdict(position), parts)
 
-    def _tokens(self, position: _Position) -> int:
+    def _tokens(self, position: Position) -> int:
         """Count the tokens that the average block has seen."""
         return position.seen // len(self.student.blocks)
 
-    def _step(self, learner: BlockLearner, number: int, batch: Batch, position: _Position, bar: tqdm) -> None:
+    def _step(self, learner: BlockLearner, number: int, batch: Batch, position: Position, bar: tqdm) -> None:
         """One update, and whatever follows it: the held-out loss after a pass, the telling, a snapshot, a point."""
         session, watch, before = self.session, Stopwatch(), self._tokens(position)
         config = self.config
@@ -276,7 +256,7 @@ class _Course:
         learner.block.train(self.config.dropout)
         return float(self.session.team.all_reduce(total)) / len(self.heldout)
 
-    def _stopped(self, position: _Position) -> bool:
+    def _stopped(self, position: Position) -> bool:
         assert isinstance(self.settings, BlockwiseConfig)
         return 0 < self.settings.patience <= position.stale
 

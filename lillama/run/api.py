@@ -45,7 +45,7 @@ from lillama.model.lowrank.lillama_checks import check_finite
 from lillama.model.reading import quantization_of, unreadable
 from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
-from lillama.model.targets import model_shape
+from lillama.model.targets import ModelShape, model_shape
 from lillama.model.task import task_of_architecture
 from lillama.run.checks import check_calibration, check_length
 from lillama.strategy import make_plan
@@ -103,25 +103,14 @@ def compress(
     check_length("seq_len", data.seq_len, limits.text)
     blocks = _blocks(texts, tokenizer, data, exact=tokens is not None)
     check_calibration("texts", blocks, limits, tokenizer)
-    with _between(strategy) as cache:
-
-        def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-            model.eval()
-            options: dict[str, Any] = {"form": form, "cache": cache, "progress": progress}
-            return plan_spectra(model, names, blocks, strategy, init, **options)[0]
-
-        plan = make_plan(shape, strategy, spectra)
-        torch.manual_seed(seed)
-        model.eval()
-        made = start_factors(model, plan.ranks, blocks, init, form=form, cache=cache, progress=progress)
-        student = Student(model, made)
+    student, ranks = _start(model, shape, blocks, strategy, init, form=form, seed=seed, progress=progress)
     if distill is not None:
         loss = loss or LossConfig(inputs=StudentInputs.teacher_student)
         distil_blocks(student, blocks, distill, loss, LoopContext(progress=progress))
         student.check_finite()
     compressed = student.settle() if finetune is None else _tuned(student, blocks, finetune, seed, progress)
     compressed.requires_grad_(True)
-    mark(compressed, low_rank_config(compressed, plan.ranks, without_bias=not init.keep_bias))
+    mark(compressed, low_rank_config(compressed, ranks, without_bias=not init.keep_bias))
     return compressed
 
 
@@ -150,6 +139,29 @@ def _form(factors: FactorForm | str) -> FactorForm:
     if factors not in FactorForm.__members__:
         raise ConfigError(f"factors={factors}: is none of {', '.join(FactorForm.__members__)}")
     return FactorForm[factors]
+
+
+def _start(
+    model: Any,
+    shape: ModelShape,
+    blocks: Calibration,
+    strategy: StrategyConfig,
+    init: InitConfig,
+    *,
+    form: FactorForm,
+    seed: int,
+    progress: bool,
+) -> tuple[Student, Mapping[str, int]]:
+    """Plan ranks and put a start of that rank in the place of each chosen matrix."""
+    with _between(strategy) as cache:
+        options: dict[str, Any] = {"form": form, "cache": cache, "progress": progress}
+
+        def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
+            return plan_spectra(model.eval(), names, blocks, strategy, init, **options)[0]
+
+        plan = make_plan(shape, strategy, spectra)
+        torch.manual_seed(seed)
+        return Student(model, start_factors(model.eval(), plan.ranks, blocks, init, **options)), plan.ranks
 
 
 @contextmanager

@@ -37,7 +37,8 @@ from lillama.run.job import Job, Saves, note_of
 from lillama.run.log_file import logged
 from lillama.run.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
 from lillama.run.prepare import check_runnable, plan_shape, prepare_plan
-from lillama.run.record import Start, following, recording
+from lillama.run.record import Start
+from lillama.run.recording import following, recording
 from lillama.run.saving import plan_beside, save, save_tuned
 from lillama.run.supply import Supply
 from lillama.run.tuning import tune

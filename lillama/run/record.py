@@ -1,4 +1,4 @@
-"""A run under way: its result so far, its stopwatch, its logger. Whatever happens, ``results.json`` says so."""
+"""Keep a run's result so far, its stopwatch and its logger."""
 
 import logging
 import math
@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from lillama.config import LoggerConfig, RunConfig, plain
+from lillama.config import LoggerConfig
 from lillama.core.errors import DeviceMemoryError
-from lillama.core.machine import device_peak, hardware, host_peak, reset_peaks
+from lillama.core.machine import device_peak, host_peak
 from lillama.core.outputs import FORECAST, METRICS, PASSING, PLAN, SETTINGS, UNFINISHED, Outputs
-from lillama.core.preempt import Preemption
-from lillama.core.provenance import git_state, versions
 from lillama.core.results import FILE, RunResult, write_json
 from lillama.data.calibration import Calibration, described
 from lillama.evaluate.perplexity import MeasuredText
-from lillama.run.folder import leave_word
 from lillama.run.logger import Logger, make_logger
 from lillama.run.logger.none import NoLogger
 from lillama.strategy.forecast import draw_forecast
@@ -228,82 +225,3 @@ class Start:
     def curve(self) -> Sequence[tuple[int, float]]:
         """Return the points of a distillation that is taken over: the logger has not heard of them."""
         return [] if self.taken is None else self.taken["curve"]["points"]
-
-
-@contextmanager
-def following(config: RunConfig, folder: Path) -> Iterator[Record]:
-    """The record of a process that keeps none: nothing is written."""
-    result = RunResult(status="running", fingerprint="", name=config.name, overrides=[], settings={}, provenance={})
-    yield Record(Outputs(folder), result)
-
-
-@contextmanager
-def recording(
-    config: RunConfig,
-    outputs: Outputs,
-    fingerprint: str,
-    overrides: Sequence[str],
-    start: Start,
-    *,
-    preemption: Preemption,
-) -> Iterator[Record]:
-    """Keep a run's record: done, failed or interrupted, the folder ends with a whole ``results.json``.
-
-    A request to end that comes while it is written waits: torchrun sends one when another process has died.
-
-    Until :meth:`Record.begin` nothing that the folder holds is touched.
-    """
-    reset_peaks()
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    result = RunResult(
-        status="running",
-        fingerprint=fingerprint,
-        name=config.name,
-        overrides=list(overrides),
-        settings=plain(config),
-        provenance={"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started},
-    )
-    record = Record(outputs, result, start)
-    known = start.note or start.taken
-    if known is not None:
-        record.go_on(known)
-    try:
-        yield record
-        with preemption.last_word():
-            result.status = "done"
-            end(record)
-    except BaseException as error:
-        with preemption.last_word():
-            result.status = "failed" if isinstance(error, Exception) else "interrupted"
-            result.error = f"{type(error).__name__}: {error}"
-            end(record)
-            if not record.begun:
-                leave_word(config, outputs, overrides, error)
-        raise
-    finally:
-        close_logger(record)
-
-
-def end(record: Record) -> None:
-    """Write the last word of a run that has begun, on a full disk into the room that was reserved for it."""
-    if not record.begun:
-        return
-    record.note_peaks()
-    result = record.result
-    try:
-        write_json(record.folder / FILE, result.as_dict())
-    except OSError:
-        record.outputs.release()
-        write_json(record.folder / FILE, result.as_dict())
-    record.outputs.release()
-    if result.status == "done":
-        record.outputs.finish()
-
-
-def close_logger(record: Record) -> None:
-    """Give the logger the run's figures and close it."""
-    result = record.result
-    try:
-        record.logger.finish(result.figures(), failed=result.status != "done")
-    except Exception as error:  # noqa: BLE001 - the run has its result, whatever becomes of the metrics
-        log.warning("the logger could not be closed: %s", error)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import lillama.run.pipeline
-import lillama.run.record
+import lillama.run.recording
 from lillama.core.errors import Preempted, TeamError
 from lillama.core.preempt import PREEMPTED, leave, leave_when_asked, listening
 from lillama.core.results import read_json, write_json
@@ -147,7 +147,7 @@ def test_asked_while_the_last_word_is_written_a_run_writes_it_whole(early, names
     def gone(*_):
         raise TeamError("another process of the run is gone")
 
-    monkeypatch.setattr(lillama.run.record, "write_json", asked)
+    monkeypatch.setattr(lillama.run.recording, "write_json", asked)
     monkeypatch.setattr(lillama.run.pipeline, "compress", gone)
     with pytest.raises(TeamError):
         run(composed(*TINY_RUN), tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lillama.core.errors
 import lillama.run.pipeline
-import lillama.run.record
+import lillama.run.recording
 from lillama.core.outputs import HOME, LIST, NAMES, Outputs
 from lillama.core.results import read_json, read_result, write_json
 from lillama.report.__main__ import main as report
@@ -272,7 +272,7 @@ def test_a_full_disk_is_one_line_and_the_result_says_failed(cli, tmp_path, monke
         disk["full"] = True
         raise RuntimeError("[enforce fail at inline_container.cc] No space left on device")
 
-    monkeypatch.setattr(lillama.run.record, "write_json", written)
+    monkeypatch.setattr(lillama.run.recording, "write_json", written)
     monkeypatch.setattr(lillama.run.pipeline, "start_factors", fill)
     status, _, err = cli(*START, f"hydra.run.dir={tmp_path}")
     assert status == 1

@@ -17,7 +17,7 @@ from lillama.evaluate.perplexity import measured_text, perplexity
 from lillama.model.load import byte_tokenizer
 from lillama.report.__main__ import main as report
 from lillama.run.folder import alone
-from lillama.run.record import following
+from lillama.run.recording import following
 from tests.conftest import TINY_RUN, composed
 from tests.forks import CommandLine
 from tests.waiting import wait_for
