@@ -54,6 +54,7 @@ from lillama.config.evaluate import (
     ZeroShotConfig,
     domain_key,
 )
+from lillama.config.factors import FactorsConfig
 from lillama.config.finetune import (
     FinetuneConfig,
     FinetuneDataConfig,
@@ -63,26 +64,24 @@ from lillama.config.finetune import (
 )
 from lillama.config.init import SAMPLED_LABELS, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
-from lillama.config.method import (
+from lillama.config.loss import LossConfig
+from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig, PartConfig, WriteConfig
+from lillama.config.model import ModelConfig, TargetsConfig
+from lillama.config.run import LoggerConfig, RunConfig, SnapshotConfig
+from lillama.config.schemas import plain, register_schemas
+from lillama.config.strategy import (
     BottomConfig,
-    FactorsConfig,
     KfacRanksConfig,
-    LossConfig,
     MeasuredRanksConfig,
     MiddleOutConfig,
     MixedConfig,
-    ModelConfig,
     PlanFileConfig,
     RankConfig,
     SpectrumConfig,
     StrategyConfig,
-    TargetsConfig,
     TopConfig,
     UniformConfig,
 )
-from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig, PartConfig, WriteConfig
-from lillama.config.run import LoggerConfig, RunConfig, SnapshotConfig
-from lillama.config.schemas import SCHEMAS, plain, register_schemas
 from lillama.config.text import LARGEST_TOKEN_BUDGET, DataConfig, TextConfig
 
 __all__ = [
@@ -91,7 +90,6 @@ __all__ = [
     "MEASURES",
     "PLANNED",
     "SAMPLED_LABELS",
-    "SCHEMAS",
     "AdamPrecision",
     "BenchConfig",
     "BlockwiseConfig",

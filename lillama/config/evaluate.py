@@ -7,10 +7,12 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Normalizer, Source
+from lillama.config.option import option
 from lillama.config.text import MADE, TextConfig
 from lillama.core.errors import POSITIVE, require
 
 
+@option("evaluate/perplexity", "perplexity")
 @dataclass(kw_only=True, slots=True)
 class PerplexityConfig(TextConfig):
     """The text of the curve, in windows of ``seq_len``; ``max_tokens`` cuts it, null takes the whole.
@@ -45,6 +47,7 @@ class DomainConfig(PerplexityConfig):
     KEY: ClassVar[str] = "evaluate.domains.texts"
 
 
+@option("evaluate/zero_shot", "zero_shot")
 @dataclass(kw_only=True, slots=True)
 class ZeroShotConfig:
     """Tasks of the evaluation harness, by its own names; groups (``mmlu``) stand for their tasks.
@@ -72,6 +75,7 @@ class ZeroShotConfig:
         require(size is None or size > 0, "evaluate.zero_shot.batch_size", size, legal)
 
 
+@option("evaluate/throughput", "throughput")
 @dataclass(kw_only=True, slots=True)
 class ThroughputConfig:
     """Speed and memory of inference.
@@ -106,6 +110,7 @@ class ThroughputConfig:
         require(0 < self.seconds < math.inf, f"{key}.seconds", self.seconds, "must be positive and finite")
 
 
+@option("evaluate/wer", "wer")
 @dataclass(kw_only=True, slots=True)
 class WerConfig(TextConfig):
     """Speech with transcripts: a local folder as ``data=speech`` reads, or a Hub dataset with a column ``audio``.
@@ -133,6 +138,7 @@ class WerConfig(TextConfig):
         require(self.max_new_tokens > 0, f"{key}.max_new_tokens", self.max_new_tokens, POSITIVE)
 
 
+@option("evaluate/samples", "samples")
 @dataclass(kw_only=True, slots=True)
 class SamplesConfig:
     """Texts that a model writes on from ``prompts``, one for each of ``seeds``; temperature 0 is greedy, once."""
@@ -154,6 +160,7 @@ class SamplesConfig:
         require(0 < self.top_p <= 1, f"{key}.top_p", self.top_p, "must lie above 0 and at most at 1")
 
 
+@option("evaluate/stable_rank", "stable_rank")
 @dataclass(kw_only=True, slots=True)
 class StableRankConfig:
     """Of every matrix that may be replaced, and of its outputs on the first ``tokens`` of the perplexity text."""
@@ -173,6 +180,7 @@ def domain_key(name: str) -> str:
     return f"evaluate.domains.texts.{name}"
 
 
+@option("evaluate/domains", "domains")
 @dataclass(kw_only=True, slots=True)
 class DomainsConfig:
     """Perplexity on texts of several kinds, by name; each is measured as ``evaluate.perplexity`` is."""
@@ -183,6 +191,7 @@ class DomainsConfig:
         require(bool(self.texts), "evaluate.domains.texts", {}, "give at least one text")
 
 
+@option("evaluate", "evaluate")
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
     """Measurements of a run; ``every_tokens=0`` measures the curve at the start and at the end only.

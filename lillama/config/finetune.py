@@ -8,10 +8,12 @@ from omegaconf import MISSING
 
 from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
 from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
+from lillama.config.option import option
 from lillama.config.text import DataConfig
 from lillama.core.errors import POSITIVE, require
 
 
+@option("finetune/data", "finetune_data")
 @dataclass(kw_only=True, slots=True)
 class FinetuneDataConfig(DataConfig):
     """Text of a fine-tuning, apart from calibration; by default the whole text."""
@@ -21,6 +23,7 @@ class FinetuneDataConfig(DataConfig):
     tokens: int | None = None
 
 
+@option("finetune/data", "finetune_mixed")
 @dataclass(kw_only=True, slots=True)
 class FinetuneMixedConfig(MixedDataConfig):
     """Several texts to be fine-tuned on."""
@@ -28,6 +31,7 @@ class FinetuneMixedConfig(MixedDataConfig):
     KEY: ClassVar[str] = "finetune.data"
 
 
+@option("finetune/data", "finetune_generated")
 @dataclass(kw_only=True, slots=True)
 class FinetuneGeneratedConfig(GeneratedDataConfig):
     """Text of the dense model's own to be fine-tuned on."""
@@ -35,6 +39,7 @@ class FinetuneGeneratedConfig(GeneratedDataConfig):
     KEY: ClassVar[str] = "finetune.data"
 
 
+@option("finetune/data", "finetune_calibration")
 @dataclass(kw_only=True, slots=True)
 class FinetuneCalibrationConfig(FinetuneDataConfig):
     """The text that the run calibrates on, read as there, up to ``tokens`` of it in blocks of ``seq_len``.
@@ -59,6 +64,7 @@ class LoraConfig:
         require(0 <= self.dropout < 1, "finetune.lora.dropout", self.dropout, "a share, from 0 to below 1")
 
 
+@option("finetune", "finetune")
 @dataclass(kw_only=True, slots=True)
 class FinetuneConfig:
     """AdamW on the mean cross-entropy of the predicted tokens, or on the mean divergence from the dense model's logits.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lillama.config.choices import OutputMoment, Place, Split
+from lillama.config.option import option
 from lillama.core.errors import POSITIVE, require
 
 
@@ -13,6 +14,7 @@ class InitConfig:
     keep_bias: bool = True
 
 
+@option("init", "svd", by="lillama.init.svd:svd_start")
 @dataclass(kw_only=True, slots=True)
 class SvdConfig(InitConfig):
     """The best rank-r matrix in the Frobenius norm (Eq. 2)."""
@@ -20,6 +22,7 @@ class SvdConfig(InitConfig):
     split: Split = Split.us_v
 
 
+@option("init", "random", by="lillama.init.random:random_start")
 @dataclass(kw_only=True, slots=True)
 class RandomConfig(InitConfig):
     """Normal factors with standard deviation sqrt(1 / in_features) (Figure 5)."""
@@ -27,6 +30,7 @@ class RandomConfig(InitConfig):
     seed: int = 0
 
 
+@option("init", "feature", by="lillama.init.feature:feature_start")
 @dataclass(kw_only=True, slots=True)
 class FeatureConfig(InitConfig):
     """The best rank-r map for the outputs on calibration tokens (Eq. 3)."""
@@ -42,6 +46,7 @@ class FeatureConfig(InitConfig):
 TRUE_LABELS, SAMPLED_LABELS = "true", "sampled"
 
 
+@option("init", "kfac", by="lillama.init.kfac:kfac_start")
 @dataclass(kw_only=True, slots=True)
 class KfacConfig(InitConfig):
     """The factors that raise the loss least by its Kronecker-factored curvature (a moment on each side of a matrix).

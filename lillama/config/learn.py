@@ -4,14 +4,17 @@ import math
 from dataclasses import dataclass, field
 
 from lillama.config.choices import AdamPrecision, Keep, LearningRate, OutOfMemory, Place, Train
+from lillama.config.option import option
 from lillama.core.errors import POSITIVE, ConfigError, require
 
 
+@option("distill/schedule", "joint")
 @dataclass(kw_only=True, slots=True)
 class ScheduleConfig:
     """In which order blocks learn; by itself, all at once from one stream of tokens (Section 4)."""
 
 
+@option("distill/schedule", "blockwise")
 @dataclass(kw_only=True, slots=True)
 class BlockwiseConfig(ScheduleConfig):
     """A block to its end, then the next one, which sees what the compressed model then feeds it with.
@@ -32,6 +35,7 @@ class BlockwiseConfig(ScheduleConfig):
         require(needed, "distill.schedule.patience", patience, "needs distill.schedule.heldout above 0")
 
 
+@option("distill", "distill")
 @dataclass(kw_only=True, slots=True)
 class DistillConfig:
     """The local updates: one AdamW for each compressed block.
@@ -86,6 +90,7 @@ class DistillConfig:
         require(right, "distill.betas", list(self.betas), legal)
 
 
+@option("bench", "bench")
 @dataclass(kw_only=True, slots=True)
 class BenchConfig:
     """Measurements of the stage ``bench``, of a distillation with this configuration; its batch is ``distill``'s.

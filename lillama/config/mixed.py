@@ -7,6 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Join, Opening, Order, Packing, Source, SystemTurns, Template
+from lillama.config.option import option
 from lillama.config.text import DataConfig, TextConfig
 from lillama.core.errors import POSITIVE, ConfigError, require
 
@@ -28,6 +29,7 @@ class WriteConfig:
         require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, POSITIVE)
 
 
+@option("data", "generated_data")
 @dataclass(kw_only=True, slots=True)
 class GeneratedDataConfig(DataConfig):
     """Text that the dense model writes itself, in blocks of ``seq_len``; how rows are read does not matter."""
@@ -58,6 +60,7 @@ class PartConfig(TextConfig):
     write: WriteConfig = field(default_factory=WriteConfig)
 
 
+@option("data", "mixed_data")
 @dataclass(kw_only=True, slots=True)
 class MixedDataConfig(DataConfig):
     """Several texts by name; their shares add up to 1, and a block of ``seq_len`` tokens is of one of them."""

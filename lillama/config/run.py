@@ -19,15 +19,20 @@ from lillama.config.choices import (
     Weights,
 )
 from lillama.config.evaluate import EvaluateConfig
+from lillama.config.factors import FactorsConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.init import FeatureConfig, InitConfig, KfacConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.limits import check_values
-from lillama.config.method import BaselineConfig, FactorsConfig, LossConfig, ModelConfig, StrategyConfig
+from lillama.config.loss import LossConfig
+from lillama.config.model import BaselineConfig, ModelConfig
+from lillama.config.option import option
+from lillama.config.strategy import StrategyConfig
 from lillama.config.text import DataConfig
 from lillama.core.errors import POSITIVE, ConfigError, require
 
 
+@option("logger", "logger")
 @dataclass(kw_only=True, slots=True)
 class LoggerConfig:
     """Destination of metrics; ``mode`` null is offline where no W&B key is set."""
@@ -76,6 +81,7 @@ class RanksConfig:
     of: dict[str, int] = field(default_factory=dict)
 
 
+@option(None, "run")
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
     """One run, whole."""

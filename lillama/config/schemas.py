@@ -9,100 +9,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 
-from lillama.config.evaluate import (
-    DomainsConfig,
-    EvaluateConfig,
-    PerplexityConfig,
-    SamplesConfig,
-    StableRankConfig,
-    ThroughputConfig,
-    WerConfig,
-    ZeroShotConfig,
-)
-from lillama.config.finetune import (
-    FinetuneCalibrationConfig,
-    FinetuneConfig,
-    FinetuneDataConfig,
-    FinetuneGeneratedConfig,
-    FinetuneMixedConfig,
-)
-from lillama.config.init import FeatureConfig, KfacConfig, RandomConfig, SvdConfig
-from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
-from lillama.config.method import (
-    BottomConfig,
-    FactorsConfig,
-    KfacRanksConfig,
-    LossConfig,
-    MeasuredRanksConfig,
-    MiddleOutConfig,
-    MixedConfig,
-    ModelConfig,
-    PlanFileConfig,
-    RankConfig,
-    SpectrumConfig,
-    TopConfig,
-    UniformConfig,
-)
-from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
-from lillama.config.run import LoggerConfig, RunConfig
-from lillama.config.text import DataConfig
-
-SCHEMAS: dict[str | None, dict[str, type]] = {
-    None: {"run_schema": RunConfig},
-    "model": {"model_schema": ModelConfig},
-    "strategy": {
-        "bottom_schema": BottomConfig,
-        "top_schema": TopConfig,
-        "middle_out_schema": MiddleOutConfig,
-        "mixed_schema": MixedConfig,
-        "uniform_schema": UniformConfig,
-        "spectrum_schema": SpectrumConfig,
-        "kfac_schema": KfacRanksConfig,
-        "measured_schema": MeasuredRanksConfig,
-        "rank_schema": RankConfig,
-        "plan_schema": PlanFileConfig,
-    },
-    "factors": {"factors_schema": FactorsConfig},
-    "loss": {"loss_schema": LossConfig},
-    "init": {
-        "svd_schema": SvdConfig,
-        "random_schema": RandomConfig,
-        "feature_schema": FeatureConfig,
-        "kfac_schema": KfacConfig,
-    },
-    "data": {
-        "data_schema": DataConfig,
-        "mixed_data_schema": MixedDataConfig,
-        "generated_data_schema": GeneratedDataConfig,
-    },
-    "distill": {"distill_schema": DistillConfig},
-    "distill/schedule": {"joint_schema": ScheduleConfig, "blockwise_schema": BlockwiseConfig},
-    "finetune": {"finetune_schema": FinetuneConfig},
-    "finetune/data": {
-        "finetune_data_schema": FinetuneDataConfig,
-        "finetune_calibration_schema": FinetuneCalibrationConfig,
-        "finetune_mixed_schema": FinetuneMixedConfig,
-        "finetune_generated_schema": FinetuneGeneratedConfig,
-    },
-    "evaluate": {"evaluate_schema": EvaluateConfig},
-    "evaluate/perplexity": {"perplexity_schema": PerplexityConfig},
-    "evaluate/zero_shot": {"zero_shot_schema": ZeroShotConfig},
-    "evaluate/throughput": {"throughput_schema": ThroughputConfig},
-    "evaluate/wer": {"wer_schema": WerConfig},
-    "evaluate/samples": {"samples_schema": SamplesConfig},
-    "evaluate/stable_rank": {"stable_rank_schema": StableRankConfig},
-    "evaluate/domains": {"domains_schema": DomainsConfig},
-    "logger": {"logger_schema": LoggerConfig},
-    "bench": {"bench_schema": BenchConfig},
-}
+from lillama.config.option import SCHEMAS
 
 
-def plain(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, enums by name: for YAML, JSON and hashes.
-
-    What an experiment reports of its runs is left out: no run depends on it.
-    """
-    return {key: _plain(getattr(config, key), hint) for key, hint in _hints(config) if key != "experiment"}
+def plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain values, enums by name: for YAML, JSON and hashes."""
+    return {key: _plain(getattr(config, key), hint) for key, hint in _hints(config)}
 
 
 def _plain(value: Any, hint: Any) -> Any:

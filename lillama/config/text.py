@@ -8,6 +8,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Join, Order, Packing, Source, SystemTurns, Template
+from lillama.config.option import option
 from lillama.core.errors import require
 
 LARGEST_TOKEN_BUDGET = 10**12
@@ -71,6 +72,7 @@ class TextConfig:
             require(whole, f"{key}.files", self.files, "** must stand for whole folders")
 
 
+@option("data", "data")
 @dataclass(kw_only=True, slots=True)
 class DataConfig(TextConfig):
     """Calibration text and how it becomes blocks of tokens; ``tokens`` null takes the whole text.

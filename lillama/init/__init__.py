@@ -9,18 +9,15 @@ from tqdm import tqdm
 
 from lillama.algebra.pivot import pivoted
 from lillama.algebra.spectrum import Factors
-from lillama.config import FactorForm, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
+from lillama.config import FactorForm, InitConfig
+from lillama.config.option import method
 from lillama.data.calibration import Calibration
-from lillama.init.feature import feature_start
-from lillama.init.kfac import kfac_start
 from lillama.init.notes import StartNotes
-from lillama.init.random import random_start
 from lillama.init.spectra import FactorCache, factor_cache
-from lillama.init.svd import svd_start
 from lillama.model.lowrank import LowRank
 from lillama.model.surgery import low_rank_modules, owner
 
-__all__ = ["STARTS", "FactorCache", "StartNotes", "factor_cache", "start_factors"]
+__all__ = ["FactorCache", "Start", "StartNotes", "factor_cache", "start_factors"]
 
 
 class Start(Protocol):
@@ -37,14 +34,6 @@ class Start(Protocol):
         progress: bool,
         notes: StartNotes,
     ) -> Iterator[tuple[str, Factors]]: ...
-
-
-STARTS: dict[type, Start] = {
-    SvdConfig: svd_start,
-    RandomConfig: random_start,
-    FeatureConfig: feature_start,
-    KfacConfig: kfac_start,
-}
 
 
 def start_factors(
@@ -67,9 +56,8 @@ def start_factors(
     :param cache: holds factorisations of this model between runs; the factors are the same bits with and without it.
     :raises LookupError: for a name that is no matrix of the model.
     """
-    started: Any = STARTS[type(config)](
-        teacher, ranks, config, data=data, cache=cache, progress=progress, notes=notes or StartNotes()
-    )
+    start: Start = method(config)
+    started: Any = start(teacher, ranks, config, data=data, cache=cache, progress=progress, notes=notes or StartNotes())
     with closing(started):  # a failure on the way lets other processes go on
         bar = tqdm(started, total=len(ranks), desc="factorise", unit="matrix", disable=not progress)
         factors = ((name, pivoted(pair)) for name, pair in bar) if form is FactorForm.pivoted else bar

@@ -6,49 +6,17 @@ No weights, so a plan takes milliseconds; what ``spectrum`` needs of them is han
 from collections.abc import Callable
 from dataclasses import replace
 
-from lillama.config import (
-    BottomConfig,
-    KfacRanksConfig,
-    MeasuredRanksConfig,
-    MiddleOutConfig,
-    MixedConfig,
-    PlanFileConfig,
-    RankConfig,
-    SpectrumConfig,
-    StrategyConfig,
-    TopConfig,
-    UniformConfig,
-)
+from lillama.config import KfacRanksConfig, PlanFileConfig, RankConfig, StrategyConfig
+from lillama.config.option import method
 from lillama.core.errors import ConfigError
 from lillama.model.targets import ModelShape
-from lillama.strategy.bottom import plan_bottom
-from lillama.strategy.kfac import plan_kfac
-from lillama.strategy.measured import plan_measured
-from lillama.strategy.middle_out import plan_middle_out
-from lillama.strategy.mixed import plan_mixed
-from lillama.strategy.plan import RankPlan, plan_file
+from lillama.strategy.plan import RankPlan
 from lillama.strategy.pooled import Spectra
-from lillama.strategy.rank import plan_rank
-from lillama.strategy.spectrum import plan_spectrum
-from lillama.strategy.top import plan_top
-from lillama.strategy.uniform import plan_uniform
 
-__all__ = ["PLANNERS", "Spectra", "make_plan", "parse_count", "takes_table", "target_parameters"]
+__all__ = ["Spectra", "make_plan", "parse_count", "takes_table", "target_parameters"]
 
-PLANNERS: dict[type, Callable[[ModelShape, int, StrategyConfig], dict[str, int]]] = {
-    BottomConfig: plan_bottom,
-    TopConfig: plan_top,
-    MiddleOutConfig: plan_middle_out,
-    MixedConfig: plan_mixed,
-    UniformConfig: plan_uniform,
-    RankConfig: plan_rank,
-    PlanFileConfig: plan_file,
-}
-FROM_SPECTRA: dict[type, Callable[[ModelShape, int, StrategyConfig, Spectra], dict[str, int]]] = {
-    SpectrumConfig: plan_spectrum,
-    KfacRanksConfig: plan_kfac,
-    MeasuredRanksConfig: plan_measured,
-}
+Planner = Callable[[ModelShape, int, StrategyConfig], dict[str, int]]
+PlannerFromSpectra = Callable[[ModelShape, int, StrategyConfig, Spectra], dict[str, int]]
 OWN_REQUEST = (RankConfig, PlanFileConfig)  # what they give is what was asked for
 
 
@@ -70,9 +38,11 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
     target = target_parameters(shape, config)
     if config.from_spectra:
         assert spectra is not None
-        ranks = FROM_SPECTRA[type(config)](shape, target, config, spectra)
+        by_spectra: PlannerFromSpectra = method(config)
+        ranks = by_spectra(shape, target, config, spectra)
     else:
-        ranks = PLANNERS[type(config)](shape, target, config)
+        by_shapes: Planner = method(config)
+        ranks = by_shapes(shape, target, config)
     return RankPlan.of(shape, ranks, None if isinstance(config, OWN_REQUEST) else 1 - target / shape.parameters)
 
 

@@ -1,83 +1,13 @@
-"""Configure what is compressed and how: the model, the strategy, the start, the loss."""
+"""Configure how ranks are picked."""
 
-import re
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
-from lillama.config.choices import (
-    Distance,
-    Dtype,
-    FactorForm,
-    Reduction,
-    Rounding,
-    Scope,
-    StudentInputs,
-    Task,
-    Weighting,
-    Weights,
-)
+from lillama.config.choices import Rounding, Scope, Weighting
+from lillama.config.option import option
 from lillama.core.errors import POSITIVE, require
-
-
-@dataclass(kw_only=True, slots=True)
-class TargetsConfig:
-    """Matrices that may be replaced, by shell patterns: a module's name, or what comes after one of its dots.
-
-    ``include`` null is every linear and fused expert of the blocks but routers; the input embedding and the prediction
-    head, or a router, are replaced where a pattern names them. What ``exclude`` matches stays dense.
-    """
-
-    include: list[str] | None = None
-    exclude: list[str] | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class ModelConfig:
-    """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package.
-
-    With ``offload`` the blocks stay in host memory, mapped from their files, and each is on the device, in the dtype of
-    the run, only while it is needed. ``KEY`` is the setting that errors name.
-    """
-
-    KEY: ClassVar[str] = "model.path"
-
-    name: str = MISSING
-    path: str | None = None
-    revision: str | None = None
-    tokenizer: str | None = None
-    task: Task = Task.auto
-    weights: Weights = Weights.pretrained
-    architecture: dict[str, Any] = field(default_factory=dict)
-    targets: TargetsConfig = field(default_factory=TargetsConfig)
-    dtype: Dtype = Dtype.auto
-    device: str = "auto"
-    offload: bool = False
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        require(
-            self.path is not None or bool(self.architecture),
-            "model.path",
-            self.path,
-            "give a Hub id, a local folder or a GGUF file, or an architecture with model.weights=random",
-        )
-        require(
-            self.weights is Weights.random or self.path is not None,
-            "model.weights",
-            self.weights.name,
-            "pretrained weights need model.path; the other choice is random",
-        )
-        known = self.device in ("auto", "cpu", "cuda") or re.fullmatch(r"cuda:\d{1,3}", self.device) is not None
-        require(known, "model.device", self.device, "must be auto, cpu, cuda or cuda:N")
-
-
-@dataclass(kw_only=True, slots=True)
-class BaselineConfig(ModelConfig):
-    """The dense model that is measured beside a finished checkpoint."""
-
-    KEY: ClassVar[str] = "evaluate.baseline"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +26,7 @@ class StrategyConfig:
         require(0 < self.reduction < 1, "strategy.reduction", self.reduction, "must lie between 0 and 1, exclusive")
 
 
+@option("strategy", "bottom", by="lillama.strategy.bottom:plan_bottom")
 @dataclass(kw_only=True, slots=True)
 class BottomConfig(StrategyConfig):
     """Algorithm 1: the lowest layers first, with candidate ranks k, k + m, k + 2m, ..."""
@@ -110,16 +41,19 @@ class BottomConfig(StrategyConfig):
         require(self.m > 0, "strategy.m", self.m, POSITIVE)
 
 
+@option("strategy", "top", by="lillama.strategy.top:plan_top")
 @dataclass(kw_only=True, slots=True)
 class TopConfig(BottomConfig):
     """Algorithm 1 with the layers in reverse."""
 
 
+@option("strategy", "middle_out", by="lillama.strategy.middle_out:plan_middle_out")
 @dataclass(kw_only=True, slots=True)
 class MiddleOutConfig(BottomConfig):
     """Algorithm 1 from the middle layer outward."""
 
 
+@option("strategy", "mixed", by="lillama.strategy.mixed:plan_mixed")
 @dataclass(kw_only=True, slots=True)
 class MixedConfig(BottomConfig):
     """Algorithm 1 from both ends in turn."""
@@ -138,6 +72,7 @@ class RoundedRanksConfig(StrategyConfig):
         require(self.round_to > 0, "strategy.round_to", self.round_to, POSITIVE)
 
 
+@option("strategy", "uniform", by="lillama.strategy.uniform:plan_uniform")
 @dataclass(kw_only=True, slots=True)
 class UniformConfig(RoundedRanksConfig):
     """The same fraction of every matrix; no rank is below ``k``, and ranks are multiples of ``round_to``."""
@@ -152,6 +87,7 @@ class SpectraRanksConfig(RoundedRanksConfig):
     from_spectra: ClassVar[bool] = True
 
 
+@option("strategy", "spectrum", by="lillama.strategy.spectrum:plan_spectrum")
 @dataclass(kw_only=True, slots=True)
 class SpectrumConfig(SpectraRanksConfig):
     """Ranks that lose the least output energy; none is below ``k``, and they are multiples of ``round_to``.
@@ -169,6 +105,7 @@ class SpectrumConfig(SpectraRanksConfig):
         require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
 
 
+@option("strategy", "kfac", by="lillama.strategy.kfac:plan_kfac")
 @dataclass(kw_only=True, slots=True)
 class KfacRanksConfig(SpectraRanksConfig):
     """Ranks that raise the loss least as a whole, predicted in nats from the moments of ``init=kfac``.
@@ -181,6 +118,7 @@ class KfacRanksConfig(SpectraRanksConfig):
     tied_embedding: bool = True
 
 
+@option("strategy", "measured", by="lillama.strategy.measured:plan_measured")
 @dataclass(kw_only=True, slots=True)
 class MeasuredRanksConfig(SpectraRanksConfig):
     """Ranks by what cutting each matrix alone costs.
@@ -202,6 +140,7 @@ class MeasuredRanksConfig(SpectraRanksConfig):
         require(0 < self.floor < 1, "strategy.floor", self.floor, "must lie between 0 and 1, exclusive")
 
 
+@option("strategy", "rank", by="lillama.strategy.rank:plan_rank")
 @dataclass(kw_only=True, slots=True)
 class RankConfig(StrategyConfig):
     """The same rank for every matrix that it makes smaller; the reduction is what that comes to."""
@@ -213,24 +152,9 @@ class RankConfig(StrategyConfig):
         require(self.rank > 0, "strategy.rank", self.rank, POSITIVE)
 
 
+@option("strategy", "plan", by="lillama.strategy.plan:plan_file")
 @dataclass(kw_only=True, slots=True)
 class PlanFileConfig(StrategyConfig):
     """Replays the ranks of a saved ``plan.json``."""
 
     file: str = MISSING
-
-
-@dataclass(kw_only=True, slots=True)
-class FactorsConfig:
-    """Storage of factors: the same function in fewer numbers where they are pivoted."""
-
-    form: FactorForm = FactorForm.plain
-
-
-@dataclass(kw_only=True, slots=True)
-class LossConfig:
-    """Inputs of a student block and the comparison of its output."""
-
-    inputs: StudentInputs = MISSING
-    distance: Distance = Distance.l1_cosine
-    reduction: Reduction = Reduction.mean
