@@ -18,6 +18,9 @@ def allocate(*, costs: Sequence[Sequence[int]], losses: Sequence[Sequence[float]
     :return: the number of each thing's size.
     :raises ValueError: where the smallest sizes together cost more.
     Source: Sinha and Zoltners 1979; for ranks and bits also Shoham and Gersho 1988.
+
+    >>> allocate(costs=[[1, 2, 3], [1, 2, 3]], losses=[[9.0, 1.0, 0.0], [2.0, 1.5, 1.0]], budget=4)
+    [2, 0]
     """
     left = budget - sum(own[0] for own in costs)
     if left < 0:

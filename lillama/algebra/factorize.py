@@ -76,6 +76,11 @@ def svd_factors(*, weight: Tensor, rank: int, symmetric: bool = False) -> Factor
     :param weight: W [out, in], or [experts, out, in].
     :param symmetric: give each factor the square roots of the singular values instead of all to A (Eq. 2).
     Source: Eq. 2 of the paper; ``symmetric`` is what the authors' code does.
+
+    >>> weight = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    >>> factors = svd_factors(weight=weight, rank=2)
+    >>> (factors.a @ factors.b).round().diagonal().tolist()
+    [3.0, 2.0, 0.0]
     """
     return svd_spectrum(weight=weight).cut(rank, symmetric=symmetric)
 
@@ -84,6 +89,13 @@ def feature_factors(*, weight: Tensor, moment: Tensor, rank: int, floor: float, 
     """Return the best rank-r map for the outputs y = W x: the minimiser of E||W x - A B x||^2.
 
     See :func:`feature_spectrum`.
+
+    Inputs that are large along the last axis make that axis the one to keep:
+
+    >>> weight, moment = torch.diag(torch.tensor([3.0, 2.0, 1.0])), torch.diag(torch.tensor([1.0, 1.0, 100.0]))
+    >>> factors = feature_factors(weight=weight, moment=moment, rank=1, floor=1e-7)
+    >>> (factors.a @ factors.b).round().abs().diagonal().tolist()
+    [0.0, 0.0, 1.0]
     """
     return feature_spectrum(weight=weight, moment=moment, floor=floor, root=root).cut(rank)
 

@@ -39,6 +39,11 @@ def pivoted(factors: Factors) -> PivotedFactors:
     experts have [experts] before.
 
     :return: L and K in the dtype of the factors, and where the pivots and the rest are, each ascending, as int32.
+
+    >>> plain = Factors(torch.ones(4, 2), torch.eye(2, 3))
+    >>> found = pivoted(plain)
+    >>> [tuple(part.shape) for part in found]
+    [(4, 2), (2, 1), (2,), (1,)]
     """
     if factors.b.dim() == 3:
         each = [pivoted(Factors(a, b)) for a, b in zip(factors.a, factors.b, strict=True)]

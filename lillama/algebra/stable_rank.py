@@ -8,6 +8,9 @@ def stable_rank(matrix: Tensor) -> float:
     """Return the squares of all singular values over that of the largest, in float64; 0 of a matrix of zeros.
 
     :param matrix: [m, n]; of activations, a row a token.
+
+    >>> stable_rank(torch.diag(torch.tensor([2.0, 2.0, 0.0]))), stable_rank(torch.ones(3, 3))
+    (2.0, 1.0)
     """
     wide = matrix.detach().double()
     tall = wide.T if wide.shape[0] < wide.shape[1] else wide

@@ -97,6 +97,15 @@ def two_sided_spectrum(
         singular, any positive scale, or zero where nothing was seen.
     :param input_damping, output_damping: see :func:`damped`.
     :param columns: how many directions are kept; None for all min(out, in). The kept ones do not depend on it.
+
+    Outputs that the loss does not depend on are not worth a direction:
+
+    >>> weight, outputs = torch.diag(torch.tensor([3.0, 2.0])), torch.tensor([0.0, 1.0])
+    >>> options = {"input_damping": 1e-6, "output_damping": 1e-6, "columns": None}
+    >>> spectrum = two_sided_spectrum(weight=weight, inputs=torch.eye(2), outputs=outputs, **options)
+    >>> factors = spectrum.cut(1)
+    >>> (factors.a @ factors.b).round().abs().diagonal().tolist()
+    [0.0, 2.0]
     """
     right = root_of(damped(inputs, input_damping))
     left = root_of(damped(outputs, output_damping))

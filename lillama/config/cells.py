@@ -18,6 +18,9 @@ def cell_name(overrides: Sequence[str], sweep: str | Path | None = None) -> str:
 
     :param sweep: the folder that the cell's lies in. Where it holds the cell under a name that earlier versions gave
         it, that name stays: what is finished is not run again.
+
+    >>> cell_name(["strategy.k=96", "init=svd"])
+    'init-svd_k-96-55ca77a1'
     """
     if not overrides:
         return "default"

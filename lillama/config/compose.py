@@ -65,6 +65,9 @@ def experiment_sweep(experiment: str, overrides: Sequence[str] = ()) -> Sweep:
 
     :param experiment: ``small/table02_zero_shot``.
     :raises ConfigError: for an experiment that there is not.
+
+    >>> experiment_sweep("paper/table08_losses").cells[0]
+    ['model=phi2', 'init=svd', 'loss=teacher']
     """
     if experiment not in experiment_names():
         raise ConfigError(f"experiments={experiment}: there is none; there are {', '.join(experiment_names())}")

@@ -69,7 +69,11 @@ class RunResult:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping as one level of dotted keys."""
+    """Return a nested mapping as one level of dotted keys.
+
+    >>> flatten({"perplexity": {"dense": 12.5, "end": 15.0}})
+    {'perplexity.dense': 12.5, 'perplexity.end': 15.0}
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

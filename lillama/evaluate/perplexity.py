@@ -103,6 +103,15 @@ def perplexity(
 
     :param model: a model that predicts the next token, in evaluation mode. :param ids: token ids [n].
     :raises DivergedError: where a window's likelihood is not finite.
+
+    A model that knows nothing is as unsure as its vocabulary is large:
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)).eval()
+    >>> _ = torch.nn.init.zeros_(model.lm_head.weight)
+    >>> round(perplexity(model, torch.arange(40), seq_len=16), 2)
+    50.0
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -143,7 +152,11 @@ class Window:
 
 
 def windows(tokens: int, seq_len: int, stride: int | None = None) -> list[Window]:
-    """Return the windows of a text of this many tokens; one that would predict nothing is left out."""
+    """Return the windows of a text of this many tokens; one that would predict nothing is left out.
+
+    >>> [(window.start, window.stop) for window in windows(10, 4)]
+    [(0, 4), (4, 8), (8, 10)]
+    """
     found: list[Window] = []
     start = fresh = 0
     while fresh < tokens:

@@ -128,6 +128,13 @@ def model_shape(model: Any, chosen: TargetsConfig | None = None) -> ModelShape:
     :param chosen: which matrices may be replaced; every linear of the blocks but routers where nothing is said.
     :raises ConfigError: for a pattern that matches nothing, a model of other stacks than the text's, one that reads
         neither tokens nor Whisper's features, or blocks that cannot be distilled one by one.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    >>> with torch.device("meta"):
+    ...     shape = model_shape(LlamaForCausalLM(LlamaConfig(vocab_size=100, **sizes)))
+    >>> shape.parameters, len(shape.targets), shape.targets[-1].name
+    (27040, 14, 'model.layers.1.mlp.down_proj')
     """
     blocks = Blocks(model)
     stacks = [stack.name for stack in blocks.stacks]

@@ -23,6 +23,9 @@ def named(name: str) -> tuple[str, list[str]]:
     An experiment that only adds rows to another one's table (``table04_dense``) means that table.
 
     :raises ConfigError: for a name that means nothing, and for a table that several experiments have.
+
+    >>> named("table12")
+    ('table08_losses', ['table12_convergence'])
     """
     for experiment in reported_names():
         if name == experiment or _bare(name) == _short(experiment):

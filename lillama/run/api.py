@@ -91,6 +91,16 @@ def compress(
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
     :raises ConfigError: for a request out of reach, or too little text, before the model is touched.
     :raises DivergedError: for a loss that is not finite.
+
+    >>> from lillama.model.load import byte_tokenizer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=260, **sizes))
+    >>> before = model.num_parameters()
+    >>> texts = ["Ranks are picked, each matrix becomes two factors, and the factors learn."] * 20
+    >>> small = compress(model, byte_tokenizer(), texts, reduction=0.2, tokens=512, seq_len=64, progress=False)
+    >>> round(small.num_parameters() / before, 2)
+    0.8
     """
     _check(model)
     form = _form(factors)

@@ -25,6 +25,13 @@ def make_plan(shape: ModelShape, config: StrategyConfig, spectra: Spectra | None
 
     :param spectra: what a strategy with ``from_spectra`` asks for the eigenvalues of outputs; others need none.
     :raises ConfigError: where the request is illegal or out of reach; the message names the largest reduction.
+
+    >>> from lillama.config import UniformConfig
+    >>> from lillama.model.targets import Target
+    >>> matrices = tuple(Target(f"blocks.{block}.mlp", block, (64, 64)) for block in range(2))
+    >>> plan = make_plan(ModelShape(parameters=10_000, blocks=2, targets=matrices), UniformConfig(reduction=0.4))
+    >>> plan.ranks, plan.parameters
+    ({'blocks.0.mlp': 16, 'blocks.1.mlp': 16}, 5904)
     """
     if isinstance(config, PlanFileConfig):  # made with whatever targets; they need not be named again
         shape = replace(shape, targets=shape.every or shape.targets)
@@ -63,7 +70,11 @@ def target_parameters(shape: ModelShape, config: StrategyConfig) -> int:
 
 
 def parse_count(text: str) -> int:
-    """Return a parameter count written as people write it: 1.7B, 350M, 12K or a plain number."""
+    """Return a parameter count written as people write it: 1.7B, 350M, 12K or a plain number.
+
+    >>> parse_count("1.727B"), parse_count("110_000_000")
+    (1727000000, 110000000)
+    """
     scale = {"K": 10**3, "M": 10**6, "B": 10**9}.get(text[-1:].upper(), 1)
     digits = text if scale == 1 else text[:-1]
     try:
