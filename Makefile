@@ -10,14 +10,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 UV := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt
 
 RUN_EXTRAS := gguf,wandb
-TEST_EXTRAS := $(RUN_EXTRAS),data,eval,peft,quantize,speech,slurm,joblib,test,lint
+TEST_EXTRAS := $(RUN_EXTRAS),data,eval,peft,quantize,speech,slurm,joblib,test,docs,lint
 SCALE ?= paper
 # Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
 PYTEST = $(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
 # What one process compiled serves all that follow; without it each spends seconds on compiling what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-long lint clean experiment report
+.PHONY: help run test test-long lint docs clean experiment report
 
 help:
 	@echo "make run    set up, compress SmolLM2-135M by 20%, print what it cost and lost   (minutes)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-long   set up, run sweeps on SLURM and torchrun, random kills, every experiment, wide scans"
 	@echo "make table02, make figure4, make experiment NAME=table02_zero_shot   run it and print its tables (SCALE=small)"
 	@echo "make report write outputs/report.html, all experiments beside the paper"
+	@echo "make docs   set up, write the documentation as a site (site/index.html)"
 	@echo "make lint   set up, ruff and mypy"
 	@echo "make clean  remove the environment and all outputs"
 
@@ -43,6 +44,9 @@ lint: $(TEST_READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(TEST_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # A sweep that fails in some cells still has a table: it says which.
 experiment: $(TEST_READY)

@@ -1,6 +1,9 @@
 """The documents lead somewhere, and the first of them is short."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -23,3 +26,14 @@ def test_the_readme_is_read_in_minutes():
 def test_every_page_of_the_documentation_is_linked_from_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in text]
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    reference = (tmp_path / "site" / "reference" / "index.html").read_text(encoding="utf-8")
+    assert "input_damping" in reference
+    assert "factor_parameters" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")

@@ -119,11 +119,6 @@ def load_checkpoint(
     :param options: passed on to ``from_pretrained``.
     :raises ConfigError: (a ValueError) for a folder that is no whole compressed checkpoint; it names what is damaged, a
         weight that is missing, unknown, of another shape, NaN or infinite: never a randomly filled one.
-
-    .. code-block:: python
-
-        model = lillama.load_checkpoint("outputs/main/checkpoint")
-        model = lillama.load_checkpoint(folder, quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
     """
     register()
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}

@@ -1,4 +1,15 @@
-"""Compression in one call from Python: what ``run.py`` does, for a model and texts that are already in memory."""
+"""Compress in one call from Python: what ``run.py`` does, for a model and texts that are already in memory.
+
+>>> from lillama.model.load import byte_tokenizer
+>>> from transformers import LlamaConfig, LlamaForCausalLM
+>>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+>>> model = LlamaForCausalLM(LlamaConfig(vocab_size=260, **sizes))
+>>> before = model.num_parameters()
+>>> texts = ["Ranks are picked, each matrix becomes two factors, and the factors learn."] * 20
+>>> small = compress(model, byte_tokenizer(), texts, reduction=0.2, tokens=512, seq_len=64, progress=False)
+>>> round(small.num_parameters() / before, 2)
+0.8
+"""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,29 +102,15 @@ def compress(
     :return: the model, compressed, in evaluation mode; every parameter may be trained further.
     :raises ConfigError: for a request out of reach, or too little text, before the model is touched.
     :raises DivergedError: for a loss that is not finite.
-
-    >>> from lillama.model.load import byte_tokenizer
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=260, **sizes))
-    >>> before = model.num_parameters()
-    >>> texts = ["Ranks are picked, each matrix becomes two factors, and the factors learn."] * 20
-    >>> small = compress(model, byte_tokenizer(), texts, reduction=0.2, tokens=512, seq_len=64, progress=False)
-    >>> round(small.num_parameters() / before, 2)
-    0.8
     """
     _check(model)
-    form = _form(factors)
-    shape, init = model_shape(model, targets).factored(form), init or KfacConfig()
+    form, init = _form(factors), init or KfacConfig()
     strategy = strategy or KfacRanksConfig(reduction=reduction)
-    if distill is None and finetune is None:
-        predicts = task_of_architecture(model.config) is not Task.masked_lm
-        distill, finetune = (None, _on_the_logits()) if predicts else (_local(), None)
-    data, limits = data or _data_config(tokens, seq_len), model_limits(model)
-    check_length("seq_len", data.seq_len, limits.text)
-    blocks = _blocks(texts, tokenizer, data, exact=tokens is not None)
-    check_calibration("texts", blocks, limits, tokenizer)
+    shape = model_shape(model, targets).factored(form)
+    blocks = _calibration(model, texts, tokenizer, data or _data_config(tokens, seq_len), exact=tokens is not None)
     student, ranks = _start(model, shape, blocks, strategy, init, form=form, seed=seed, progress=progress)
+    if distill is None and finetune is None:
+        distill, finetune = _recommended_training(model)
     if distill is not None:
         loss = loss or LossConfig(inputs=StudentInputs.teacher_student)
         distil_blocks(student, blocks, distill, loss, LoopContext(progress=progress))
@@ -193,6 +190,12 @@ def _tuned(student: Student, blocks: Calibration, config: FinetuneConfig, seed: 
     return tuned.settle()
 
 
+def _recommended_training(model: Any) -> tuple[DistillConfig | None, FinetuneConfig | None]:
+    """Return the training that follows the start: on the logits where the model predicts a next token."""
+    predicts = task_of_architecture(model.config) is not Task.masked_lm
+    return (None, _on_the_logits()) if predicts else (_local(), None)
+
+
 def _on_the_logits() -> FinetuneConfig:
     """``finetune=kl``."""
     cosine = LearningRate.cosine
@@ -216,7 +219,12 @@ def _data_config(tokens: int | None, seq_len: int) -> DataConfig:
     return DataConfig(source=Source.local, path="texts", tokens=tokens, seq_len=seq_len)
 
 
-def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool) -> Any:
+def _calibration(
+    model: Any, texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: DataConfig, *, exact: bool
+) -> Calibration:
+    """Return the tokens of some texts, checked against what the model can read."""
+    limits = model_limits(model)
+    check_length("seq_len", config.seq_len, limits.text)
     if config.MAKES is not None:
         raise ConfigError(f"data: the texts are those that are given, and none are {config.MAKES.name}")
     if isinstance(texts, str | bytes | Mapping):
@@ -232,6 +240,7 @@ def _blocks(texts: Iterable[str | Mapping[str, Any]], tokenizer: Any, config: Da
     blocks = replace(made, mask_token=getattr(tokenizer, "mask_token_id", None))
     if exact and blocks.tokens < config.budget:
         raise ConfigError(f"tokens={config.tokens}: the texts hold only {blocks.tokens}; tokens=None takes all")
+    check_calibration("texts", blocks, limits, tokenizer)
     return blocks
 
 
