@@ -7,6 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Normalizer, Source
+from lillama.config.hashed import by_content
 from lillama.config.option import option
 from lillama.config.text import MADE, TextConfig
 from lillama.core.errors import POSITIVE, require
@@ -202,8 +203,8 @@ class EvaluateConfig:
     """
 
     every_tokens: int = 0
-    tasks_dir: str | None = None
-    baseline: str | None = None
+    tasks_dir: str | None = by_content()
+    baseline: str | None = by_content()
     dense: bool = True
     perplexity: PerplexityConfig = MISSING
     zero_shot: ZeroShotConfig = MISSING

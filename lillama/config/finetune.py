@@ -7,6 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
+from lillama.config.hashed import left_out
 from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.option import option
 from lillama.config.text import DataConfig
@@ -89,8 +90,8 @@ class FinetuneConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 1
     batch_size: int = 8
-    micro_batch: int | None = None
-    activation_checkpointing: bool = False
+    micro_batch: int | None = left_out()
+    activation_checkpointing: bool = left_out(False)
     lr: float = 2e-5
     lr_schedule: LearningRate = LearningRate.cosine
     warmup: float = 0.0

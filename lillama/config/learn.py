@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from lillama.config.choices import AdamPrecision, Keep, LearningRate, OutOfMemory, Place, Train
+from lillama.config.hashed import left_out
 from lillama.config.option import option
 from lillama.core.errors import POSITIVE, ConfigError, require
 
@@ -23,7 +24,7 @@ class BlockwiseConfig(ScheduleConfig):
     taken, and a block stops once it has not fallen for ``patience`` passes (0: never) and keeps its best weights.
     """
 
-    place: Place = Place.memory
+    place: Place = left_out(Place.memory)
     heldout: float = 0.0
     patience: int = 0
 
@@ -46,10 +47,11 @@ class DistillConfig:
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batch_size: int = 8
-    micro_batch: int | None = None
-    on_oom: OutOfMemory = OutOfMemory.stop
-    merge: bool = True
-    compile: bool = False
+    # How a step is fitted into the memory that there is; the same to rounding.
+    micro_batch: int | None = left_out()
+    on_oom: OutOfMemory = left_out(OutOfMemory.stop)
+    merge: bool = left_out(True)
+    compile: bool = left_out(False)
     epochs: int = 1
     lr: float = 8.6e-4
     lr_schedule: LearningRate = LearningRate.constant

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Dtype, Task, Weights
+from lillama.config.hashed import by_content, left_out
 from lillama.config.option import option
 from lillama.core.errors import require
 
@@ -34,8 +35,8 @@ class ModelConfig:
 
     KEY: ClassVar[str] = "model.path"
 
-    name: str = MISSING
-    path: str | None = None
+    name: str = by_content(MISSING)
+    path: str | None = by_content()
     revision: str | None = None
     tokenizer: str | None = None
     task: Task = Task.auto
@@ -44,7 +45,7 @@ class ModelConfig:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
     dtype: Dtype = Dtype.auto
     device: str = "auto"
-    offload: bool = False
+    offload: bool = left_out(False)
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

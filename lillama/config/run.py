@@ -21,6 +21,7 @@ from lillama.config.choices import (
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.factors import FactorsConfig
 from lillama.config.finetune import FinetuneConfig
+from lillama.config.hashed import left_out
 from lillama.config.init import FeatureConfig, InitConfig, KfacConfig
 from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.limits import check_values
@@ -86,16 +87,16 @@ class RanksConfig:
 class RunConfig:
     """One run, whole."""
 
-    name: str = "run"
-    scale: str | None = None
-    ranks: RanksConfig = field(default_factory=RanksConfig)
+    name: str = left_out("run")
+    scale: str | None = left_out()
+    ranks: RanksConfig = left_out(factory=RanksConfig)
     stages: list[Stage] = field(default_factory=lambda: list(MADE_BY_DEFAULT))
     seed: int = 0
-    cache_dir: str = MISSING
-    cache_limit_gb: float = 20.0
-    progress: bool = True
-    save_checkpoint: bool = True
-    reuse: bool = False
+    cache_dir: str = left_out(MISSING)
+    cache_limit_gb: float = left_out(20.0)
+    progress: bool = left_out(True)
+    save_checkpoint: bool = left_out(True)
+    reuse: bool = left_out(False)
     model: ModelConfig = MISSING
     strategy: StrategyConfig = MISSING
     factors: FactorsConfig = field(default_factory=FactorsConfig)
@@ -105,10 +106,11 @@ class RunConfig:
     distill: DistillConfig = MISSING
     finetune: FinetuneConfig = MISSING
     evaluate: EvaluateConfig = MISSING
-    logger: LoggerConfig = MISSING
+    logger: LoggerConfig = left_out(MISSING)
     bench: BenchConfig = field(default_factory=BenchConfig)
-    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
-    parallel: Parallel = Parallel.data
+    # The same to rounding, however often saved and however many processes.
+    snapshot: SnapshotConfig = left_out(factory=SnapshotConfig)
+    parallel: Parallel = left_out(Parallel.data)
 
     def __post_init__(self) -> None:
         limit = self.cache_limit_gb

@@ -1,6 +1,6 @@
 """The schemas by group, as Hydra is told of them, and a configuration as plain values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -9,38 +9,49 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 
+from lillama.config.hashed import CONTENT, KEY
 from lillama.config.option import SCHEMAS
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain values, enums by name: for YAML, JSON and hashes."""
-    return {key: _plain(getattr(config, key), hint) for key, hint in _hints(config)}
+    """Return a configuration as plain values, enums by name: for YAML and JSON."""
+    return _values(config, hashed=False)
 
 
-def _plain(value: Any, hint: Any) -> Any:
+def hashed_values(config: Any) -> dict[str, Any]:
+    """Return what a result depends on, as plain values: see :mod:`lillama.config.hashed`."""
+    return _values(config, hashed=True)
+
+
+def _values(config: Any, *, hashed: bool) -> dict[str, Any]:
+    found, schema = {}, config.__class__
+    for key, hint, mark in _fields_of(schema):
+        if not hashed or mark is None:
+            found[key] = _plain(getattr(config, key), hint, hashed=hashed)
+        elif mark == CONTENT:
+            found[key] = None
+    return found
+
+
+def _plain(value: Any, hint: Any, *, hashed: bool) -> Any:
     """One value; a whole number where a float belongs is one, as in a composed configuration."""
     if is_dataclass(value):
-        return {key: _plain(getattr(value, key), hint) for key, hint in _hints(value)}
+        return _values(value, hashed=hashed)
     if isinstance(value, Enum):
         return value.name
     inner = _inner(hint)
     if isinstance(value, Mapping):
-        return {_plain(key, None): _plain(one, inner) for key, one in value.items()}
+        return {_plain(key, None, hashed=hashed): _plain(one, inner, hashed=hashed) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one, inner) for one in value]
+        return [_plain(one, inner, hashed=hashed) for one in value]
     return float(value) if type(value) is int and float in _either(hint) and int not in _either(hint) else value
 
 
-def _hints(config: Any) -> Iterable[tuple[str, Any]]:
-    """Return the fields of a configuration with their types."""
-    schema: Any = type(config)
-    return _hints_of(schema)
-
-
 @cache
-def _hints_of(schema: Any) -> list[tuple[str, Any]]:
+def _fields_of(schema: Any) -> list[tuple[str, Any, str | None]]:
+    """Return the fields of a configuration: name, type, and what the fingerprint makes of it."""
     hints = get_type_hints(schema)
-    return [(field.name, hints[field.name]) for field in fields(schema)]
+    return [(field.name, hints[field.name], field.metadata.get(KEY)) for field in fields(schema)]
 
 
 def _either(hint: Any) -> tuple[Any, ...]:

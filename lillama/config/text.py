@@ -8,6 +8,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Join, Order, Packing, Source, SystemTurns, Template
+from lillama.config.hashed import by_content
 from lillama.config.option import option
 from lillama.core.errors import require
 
@@ -30,7 +31,7 @@ class TextConfig:
     """
 
     source: Source = MISSING
-    path: str | None = None
+    path: str | None = by_content()
     subset: str | None = None
     split: str = "train"
     files: str | None = None

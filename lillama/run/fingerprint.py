@@ -1,9 +1,9 @@
 """Hash what a result depends on: two runs with the same fingerprint give the same figures."""
 
 from pathlib import Path
-from typing import Any
 
-from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key, plain
+from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key
+from lillama.config.schemas import hashed_values
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest, path_digest, readable_digest
 from lillama.core.version import __version__
@@ -11,51 +11,25 @@ from lillama.data.mixed import data_identity
 from lillama.data.sources import source_identity
 from lillama.model.load import model_identity
 
-WITHOUT_EFFECT = (
-    *("name", "scale", "ranks", "cache_dir", "cache_limit_gb", "logger", "progress", "save_checkpoint", "reuse"),
-    *("snapshot", "parallel"),  # the same to rounding, however often saved and however many processes
-)
-# Likewise to rounding: how a step is fitted into the memory that there is.
-FITTING = {
-    "distill": ("micro_batch", "on_oom", "merge", "compile"),
-    "model": ("offload",),
-    "finetune": ("micro_batch", "activation_checkpointing"),
-}
-
 
 def run_fingerprint(config: RunConfig) -> str:
-    """The configuration without paths and loggers, the content of the model and the texts, the package's version.
+    """Hash a configuration, the content of the model and the texts, and the package's version.
+
+    Fields that no result depends on say so themselves (:mod:`lillama.config.hashed`); groups that only a stage reads
+    count where the stage is run.
 
     :raises ConfigError: where a model, a text or a plan is not there.
     """
-    values = plain(config)
-    for key in WITHOUT_EFFECT:
-        del values[key]
+    values = hashed_values(config)
     if config.factors.form is FactorForm.plain:  # what every run was before there was another form
         del values["factors"]
     if Stage.bench not in config.stages:
         del values["bench"]
-    for group, keys in FITTING.items():
-        for key in keys:
-            del values[group][key]
-    values["distill"]["schedule"].pop("place", None)
-    _forget_places(values)
     if Stage.finetune not in config.stages:
         del values["finetune"]
     for measure in set(MEASURES) - set(config.stages):
         del values["evaluate"][measure.name]
-    values["model"]["name"] = None
     return digest([__version__, values, *_contents(config)])
-
-
-def _forget_places(values: dict[str, Any]) -> None:
-    """Leave out where models and texts lie: what they hold is what counts."""
-    evaluate, texts = values["evaluate"], [values["data"], values["finetune"]["data"]]
-    parts = [part for text in texts for part in text.get("parts", {}).values()]
-    domains = evaluate["domains"]["texts"].values()
-    for place in (values["model"], *texts, *parts, evaluate["perplexity"], evaluate["wer"], *domains):
-        place["path"] = None
-    evaluate["tasks_dir"] = evaluate["baseline"] = None
 
 
 def _contents(config: RunConfig) -> list[str | None]:
