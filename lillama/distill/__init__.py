@@ -15,12 +15,12 @@ SCHEDULES: dict[type, Schedule] = {ScheduleConfig: learn_jointly, BlockwiseConfi
 
 
 def distill(
-    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext | None = None
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, context: LoopContext | None = None
 ) -> None:
     """Distil every block of a student by local updates, in place.
 
-    :param data: calibration tokens, read ``config.epochs`` times. :param session: how it is run; by default alone,
+    :param data: calibration tokens, read ``config.epochs`` times. :param context: how it is run; by default alone,
         without snapshots.
     :raises DivergedError: for a loss that is not finite; it names the block and the step.
     """
-    SCHEDULES[type(config.schedule)](student, data, config, loss, session or LoopContext())
+    SCHEDULES[type(config.schedule)](student, data, config, loss, context or LoopContext())

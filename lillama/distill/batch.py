@@ -55,7 +55,7 @@ class BatchResult(NamedTuple):
     """Result of a batch: each block's loss (a scalar on the device), and the hidden states that left the last block."""
 
     losses: dict[int, Tensor]
-    edge: BoundaryActivations
+    boundary: BoundaryActivations
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class LossSettings:
 
     @classmethod
     def of(cls, config: DistillConfig, loss: LossConfig) -> "LossSettings":
-        """Return the lesson of a configuration."""
+        """Return the settings of a configuration."""
         return cls(loss.inputs, loss.reduction is Reduction.sum, config.mask_padding)
 
     @property
@@ -97,67 +97,71 @@ def learn_batch(
     blocks: Blocks,
     learners: Learners,
     batch: Batch,
-    lesson: LossSettings,
+    loss_settings: LossSettings,
     *,
     update: Callable[[BlockLearner, Tensor], None] | None = None,
     whole: BatchTotals | None = None,
     wanted: Sequence[int] | None = None,
-    edge: BoundaryActivations | None = None,
+    boundary: BoundaryActivations | None = None,
 ) -> BatchResult:
     """Add one batch's gradients to every learner's; a learner's are handed to ``update``, with its loss, at once.
 
     :param blocks: the teacher's. :param whole: what the update is made of, where this batch is a part of it.
     :param wanted: the blocks to run, where not all between the first and the last learner's.
-    :param edge: what has flowed up to the first of them.
+    :param boundary: what has flowed up to the first of them.
     """
     inputs = model_inputs(blocks.model, batch)
     whole = whole or BatchTotals.of(blocks.model, batch)
     wanted = wanted or span(learners)
-    stream = StudentStream(blocks, inputs.arguments, edge)
+    stream = StudentStream(blocks, inputs.arguments, boundary)
     waiting = shared_later(learners)
-    layouts = layouts_of(blocks, batch) if _merges(learners, lesson, stream) else {}
+    layouts = layouts_of(blocks, batch) if _merges(learners, loss_settings, stream) else {}
     losses: dict[int, Tensor] = {}
 
     def learn(call: BlockCall) -> None:
-        if lesson.own:
+        if loss_settings.own:
             stream.enter(call)
         learner = learners.get(call.index)
         if learner is None:
             stream.leave(call, None if stream.is_teachers else stream.replay(call, blocks[call.index]))
             return
-        mask, divisor = _counted(inputs, whole, lesson, call, blocks.stack(call.index))
-        feeds, layout = block_feeds(call, stream, lesson.inputs), layouts.get(call.index, {})
+        mask, divisor = _counted(inputs, whole, loss_settings, call, blocks.stack(call.index))
+        feeds, layout = block_feeds(call, stream, loss_settings.inputs), layouts.get(call.index, {})
         value, output = learner.backward(call, feeds, mask, divisor, layout)
-        stream.leave(call, output if lesson.own else None)
+        stream.leave(call, output if loss_settings.own else None)
         losses[call.index] = value
         if update is not None and call.index not in waiting:
             update(learner, value)
 
-    run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=learn, given=stream.edge.teacher)
-    return BatchResult(losses, stream.edge)
+    run_blocks(blocks, inputs.arguments, wanted=wanted, on_block=learn, given=stream.boundary.teacher)
+    return BatchResult(losses, stream.boundary)
 
 
-def _merges(learners: Learners, lesson: LossSettings, stream: StudentStream) -> bool:
+def _merges(learners: Learners, loss_settings: LossSettings, stream: StudentStream) -> bool:
     """Tell whether a block may have both inputs in one call: the first one that learns sees the teacher's alone."""
-    both = lesson.inputs is StudentInputs.teacher_student and (len(learners) > 1 or bool(stream.edge.student))
+    both = loss_settings.inputs is StudentInputs.teacher_student and (
+        len(learners) > 1 or bool(stream.boundary.student)
+    )
     return both and any(learner.merge for learner in learners.values())
 
 
-def teacher_on(blocks: Blocks, batch: Batch, wanted: Sequence[int], edge: BoundaryActivations) -> BoundaryActivations:
+def teacher_on(
+    blocks: Blocks, batch: Batch, wanted: Sequence[int], boundary: BoundaryActivations
+) -> BoundaryActivations:
     """Run the ``wanted`` blocks of the teacher; the student's side stays where it was."""
-    stream = StudentStream(blocks, {}, edge)
+    stream = StudentStream(blocks, {}, boundary)
     arguments = model_inputs(blocks.model, batch).arguments
-    run_blocks(blocks, arguments, wanted=wanted, on_block=lambda call: stream.leave(call, None), given=edge.teacher)
-    return BoundaryActivations(stream.edge.teacher, edge.student)
+    run_blocks(blocks, arguments, wanted=wanted, on_block=lambda call: stream.leave(call, None), given=boundary.teacher)
+    return BoundaryActivations(stream.boundary.teacher, boundary.student)
 
 
-def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, edge: BoundaryActivations) -> Tensor:
+def student_on(blocks: Blocks, block: nn.Module, batch: Batch, index: int, boundary: BoundaryActivations) -> Tensor:
     """Run the student's block ``index`` on the student's hidden states.
 
-    Only ``edge.student`` counts for the block itself: the teacher may be a block ahead.
+    Only ``boundary.student`` counts for the block itself: the teacher may be a block ahead.
     """
     arguments = model_inputs(blocks.model, batch).arguments
-    call = call_after(blocks, arguments, given=edge.own(), until=index)
+    call = call_after(blocks, arguments, given=boundary.own(), until=index)
     with torch.no_grad():
         return call.replay(block, call.hidden)
 
@@ -197,17 +201,17 @@ def shared_later(learners: Learners) -> set[int]:
 
 
 def _counted(
-    inputs: ModelInputs, whole: BatchTotals, lesson: LossSettings, call: BlockCall, stack: int | None
+    inputs: ModelInputs, whole: BatchTotals, loss_settings: LossSettings, call: BlockCall, stack: int | None
 ) -> tuple[Tensor | None, float]:
     """Mask the positions of a block's output that count, and count what their sum is divided by."""
     length = call.output.shape[1]
-    if not lesson.masked:
-        return None, 1.0 if lesson.total else float(whole.sequences * length)
+    if not loss_settings.masked:
+        return None, 1.0 if loss_settings.total else float(whole.sequences * length)
     mask = inputs.mask(stack)
     if mask is not None and mask.shape[1] != length:
         why = f"has {length} positions for {mask.shape[1]} tokens, so padding cannot be told"
         raise ConfigError(f"block {call.index} {why}; use distill.mask_padding=false")
-    return mask, 1.0 if lesson.total else float(whole.positions(stack, length))
+    return mask, 1.0 if loss_settings.total else float(whole.positions(stack, length))
 
 
 def _summed(student: Tensor, teacher: Tensor, mask: Tensor | None, *, config: LossConfig) -> Tensor:

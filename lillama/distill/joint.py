@@ -19,7 +19,7 @@ from lillama.model.student import Student
 
 
 def learn_jointly(
-    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, session: LoopContext
+    student: Student, data: Calibration, config: DistillConfig, loss: LossConfig, context: LoopContext
 ) -> None:
     """Distil every block of a student by local updates; the student's blocks are changed in place.
 
@@ -27,10 +27,10 @@ def learn_jointly(
     :raises DivergedError: for a loss that is not finite; it names the block and the step.
     """
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
-    course = _Course(student, config, loss, session, steps=steps)
+    course = _Course(student, config, loss, context, steps=steps)
     first, seen = course.begin()
-    bar = tqdm(total=data.tokens * config.epochs, initial=seen, desc="distil", unit="tok", disable=not session.progress)
-    with bar, session.under_way():
+    bar = tqdm(total=data.tokens * config.epochs, initial=seen, desc="distil", unit="tok", disable=not context.progress)
+    with bar, context.under_way():
         for step, batch in enumerate(_batches(student, data, config, first), first):
             watch = Stopwatch()
             lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.lr_schedule)
@@ -41,7 +41,7 @@ def learn_jointly(
             state = Progress(step, seen, losses, lr, watch.lap(batch.tokens))
             bar.update(batch.tokens)
             bar.set_postfix(loss=f"{state.loss:.4f}")
-            session.on_step(state)
+            context.on_step(state)
             course.after(step + 1, before, seen)
     course.finish()  # also where a snapshot of the last step left nothing to do
     course.share()
@@ -51,37 +51,37 @@ class _Course:
     """The learners of this process, and how its steps go together with those of others."""
 
     def __init__(
-        self, student: Student, config: DistillConfig, loss: LossConfig, session: LoopContext, *, steps: int
+        self, student: Student, config: DistillConfig, loss: LossConfig, context: LoopContext, *, steps: int
     ) -> None:
         self.steps = steps
-        team, blocks, lesson = session.team, student.teacher_blocks, LossSettings.of(config, loss)
+        team, blocks, loss_settings = context.team, student.teacher_blocks, LossSettings.of(config, loss)
         everyone = span(student.blocks)
         wanted = team.part_of_blocks(everyone, student.blocks)
-        self.student, self.config, self.session = student, config, session
+        self.student, self.config, self.context = student, config, context
         own = [index for index in student.blocks if index in wanted]
         self.learners = {index: make_learner(student, index, config, loss) for index in own}
         self.relay = None
         if team.shares_blocks:
             check_shareable(student, config)
             learning = list(student.blocks)
-            self.relay = Relay(blocks, self.learners, lesson, wanted=wanted, learning=learning, team=team)
-        self.teaching = TrainStep(blocks, self.learners, lesson, config, team, teach=self.relay)
+            self.relay = Relay(blocks, self.learners, loss_settings, wanted=wanted, learning=learning, team=team)
+        self.train_step = TrainStep(blocks, self.learners, loss_settings, config, team, teach=self.relay)
 
     def begin(self) -> tuple[int, int]:
         """From the start or a snapshot: the first step to make, and the tokens seen before it."""
-        position = self.session.restore(self.learners)
+        position = self.context.restore(self.learners)
         if position is None:
             self._save(0, 0)
             return 0, 0
         self.share()
-        self.session.point(position["tokens"])  # the run may have been killed while it was measured
+        self.context.point(position["tokens"])  # the run may have been killed while it was measured
         return position["step"], position["tokens"]
 
     def step(self, batch: Batch, lr: float, number: int) -> dict[int, Tensor]:
         """One update of every learner; the losses that this process knows of."""
         if self.relay is not None:
-            self.relay.begin(self.session.save_wanted(number, last=number == self.steps))
-        return self.teaching.step(batch, lr)
+            self.relay.begin(self.context.save_wanted(number, last=number == self.steps))
+        return self.train_step.step(batch, lr)
 
     def finish(self) -> None:
         """Put back the weights to keep."""
@@ -90,23 +90,23 @@ class _Course:
 
     def after(self, step: int, before: int, tokens: int) -> None:
         """Save a snapshot where one is due after a step, and measure a point of the curve where its mark was passed."""
-        session, mark = self.session, self.session.at_mark(before, tokens)
-        wanted = session.save_wanted(step, last=step == self.steps)
-        due = session.team.any_rank(wanted) if self.relay is None else self.relay.finish()
+        context, mark = self.context, self.context.at_mark(before, tokens)
+        wanted = context.save_wanted(step, last=step == self.steps)
+        due = context.team.any_rank(wanted) if self.relay is None else self.relay.finish()
         if due or mark:
             self._save(step, tokens)
         if mark:
             self.share()
-            session.point(tokens)
+            context.point(tokens)
 
     def share(self) -> None:
         """Have the weights of all blocks in every process."""
         if self.relay is not None:
-            exchange(self.session.team, self.student, self.config, self.relay)
+            exchange(self.context.team, self.student, self.config, self.relay)
 
     def _save(self, step: int, tokens: int) -> None:
         parts = {part_name(index): learner.state() for index, learner in self.learners.items()}
-        self.session.save(step, {"step": step, "tokens": tokens}, parts)
+        self.context.save(step, {"step": step, "tokens": tokens}, parts)
 
 
 def _batches(student: Student, data: Calibration, config: DistillConfig, first: int) -> Iterator[Batch]:

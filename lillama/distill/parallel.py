@@ -202,14 +202,14 @@ class Passage:
         known = {index: losses[n] for n, index in enumerate(self.blocks) if not torch.isneginf(losses[n])}
         return BoundaryActivations({place: result}, student), known, bool(save)
 
-    def send(self, edge: BoundaryActivations, losses: Mapping[int, Tensor], *, save: bool = False) -> None:
+    def send(self, boundary: BoundaryActivations, losses: Mapping[int, Tensor], *, save: bool = False) -> None:
         """Pass on what has flowed through this process's blocks."""
         if self.team.main:
             return
-        ((place, result),) = edge.teacher.items()
+        ((place, result),) = boundary.teacher.items()
         if isinstance(result, tuple) and any(isinstance(value, Tensor) for value in result[1:]):
             raise ConfigError("parallel=blocks: the model's blocks pass on more than hidden states; use parallel=data")
-        hidden, own = hidden_states(result), edge.student.get(place)
+        hidden, own = hidden_states(result), boundary.student.get(place)
         length = len(result) if isinstance(result, tuple) else 0
         code = DTYPES.index(hidden.dtype)
         header = torch.tensor([place, own is not None, length, save, code, *hidden.shape], device=self.device)

@@ -25,7 +25,7 @@ class Relay:
         self,
         blocks: Blocks,
         learners: Mapping[int, BlockLearner],
-        lesson: LossSettings,
+        loss_settings: LossSettings,
         *,
         wanted: Sequence[int],
         learning: Sequence[int],
@@ -35,7 +35,7 @@ class Relay:
             raise ConfigError(f"parallel=blocks: {team.size} processes are more than there are blocks to run")
         self.blocks = blocks
         self.learners = learners
-        self.lesson = lesson
+        self.loss_settings = loss_settings
         self.wanted = wanted
         parameter = next(blocks.model.parameters())
         self.passage = Passage(team, learning, parameter.device)
@@ -47,21 +47,21 @@ class Relay:
 
     def __call__(self, batch: Batch, whole: BatchTotals, update: Update | None) -> BatchResult:
         """Take what has flowed up to here, learn, pass it on."""
-        edge, below, save = self.passage.receive()
+        boundary, below, save = self.passage.receive()
         self._save = self._save or save
         own = learn_batch(
             self.blocks,
             self.learners,
             batch,
-            self.lesson,
+            self.loss_settings,
             update=update,
             whole=whole,
             wanted=self.wanted,
-            edge=edge,
+            boundary=boundary,
         )
         losses: dict[int, Tensor] = below | own.losses
-        self.passage.send(own.edge, losses, save=self._save)
-        return BatchResult(losses, own.edge)
+        self.passage.send(own.boundary, losses, save=self._save)
+        return BatchResult(losses, own.boundary)
 
     def finish(self) -> bool:
         """End a step; whether a snapshot is made after it, by all processes alike."""

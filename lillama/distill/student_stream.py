@@ -41,17 +41,19 @@ class StudentStream:
     """The student's side of one batch: its hidden states and arguments at the block that the teacher has just run.
 
     :param blocks: the teacher's. :param arguments: the model's arguments in this batch.
-    :param edge: what has flowed up to the first block that is run; nothing where that is the model's first.
+    :param boundary: what has flowed up to the first block that is run; nothing where that is the model's first.
     """
 
-    def __init__(self, blocks: Blocks, arguments: Mapping[str, Any], edge: BoundaryActivations | None = None) -> None:
+    def __init__(
+        self, blocks: Blocks, arguments: Mapping[str, Any], boundary: BoundaryActivations | None = None
+    ) -> None:
         self.blocks = blocks
         self.arguments = arguments
         self.hidden: Tensor | None = None  # None: the teacher's
         self.context: Swap | None = None  # None: the teacher's arguments
-        edge = edge or BoundaryActivations()
-        self._teacher = dict(edge.teacher)
-        self._student = dict(edge.student)
+        boundary = boundary or BoundaryActivations()
+        self._teacher = dict(boundary.teacher)
+        self._student = dict(boundary.student)
         self._place: int | None = None
 
     @property
@@ -60,7 +62,7 @@ class StudentStream:
         return self.hidden is None and self.context is None
 
     @property
-    def edge(self) -> BoundaryActivations:
+    def boundary(self) -> BoundaryActivations:
         """Return the hidden states that left the last block that ran."""
         return BoundaryActivations(dict(self._teacher), dict(self._student))
 
@@ -70,11 +72,11 @@ class StudentStream:
         if place == self._place:
             return
         self._place = place
-        begun = place in self._teacher  # where an edge lies in the middle of a stack
+        begun = place in self._teacher  # where a boundary lies in the middle of a stack
         self.hidden, self.context = self._student.get(place) if begun else None, None
         if not any(other != place for other in self._student):
             return
-        own = call_after(self.blocks, self.arguments, given=self.edge.own(), until=call.index)
+        own = call_after(self.blocks, self.arguments, given=self.boundary.own(), until=call.index)
         swap = Swap(call, own)  # an encoder's output, or embeddings that every block sees
         self.context = swap if swap else None
         if not 0 < place < len(self.blocks.stacks):  # a decoder begins with its own tokens, the same for both

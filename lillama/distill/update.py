@@ -31,7 +31,7 @@ class TrainStep:
         self,
         blocks: Blocks,
         learners: Mapping[int, BlockLearner],
-        lesson: LossSettings,
+        loss_settings: LossSettings,
         config: DistillConfig,
         team: Team,
         *,
@@ -43,7 +43,7 @@ class TrainStep:
         self.team = team
         self.micro_batch = config.micro_batch
         self.teach = teach or (
-            lambda batch, whole, update: learn_batch(blocks, learners, batch, lesson, update=update, whole=whole)
+            lambda batch, whole, update: learn_batch(blocks, learners, batch, loss_settings, update=update, whole=whole)
         )
 
     def step(self, batch: Batch, lr: float) -> dict[int, Tensor]:

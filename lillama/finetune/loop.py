@@ -40,7 +40,7 @@ def fine_tune(
     tuned: TrainableModel,
     data: Calibration,
     config: FinetuneConfig,
-    session: LoopContext | None = None,
+    context: LoopContext | None = None,
     on_update: Callable[[Update], None] = lambda update: None,
     *,
     teacher: nn.Module | None = None,
@@ -48,17 +48,17 @@ def fine_tune(
     """Fine-tune a model in place, by AdamW on the mean loss of each batch's predicted tokens.
 
     :param data: text or speech, read ``config.epochs`` times in its own order.
-    :param session: how it is run; by default without snapshots. A snapshot to go on from gives the weights, too.
+    :param context: how it is run; by default without snapshots. A snapshot to go on from gives the weights, too.
     :param teacher: the dense model, where the loss compares with it (``objective=kl``).
     :raises DivergedError: for a loss or a gradient that is not finite, before it changes a weight.
     """
-    session = session or LoopContext()
+    context = context or LoopContext()
     steps = config.epochs * math.ceil(len(data) / config.batch_size)
     loss_fn, optimizer = loss_of(tuned, config, teacher), _optimizer(tuned, config)
-    first, seen = _begin(tuned, optimizer, session)
+    first, seen = _begin(tuned, optimizer, context)
     total = data.tokens * config.epochs
-    bar = tqdm(total=total, initial=seen, desc="fine-tune", unit="tok", disable=not session.progress)
-    with bar, session.under_way(), _training(tuned, config):
+    bar = tqdm(total=total, initial=seen, desc="fine-tune", unit="tok", disable=not context.progress)
+    with bar, context.under_way(), _training(tuned, config):
         for step, batch in enumerate(_batches(tuned, data, config, first), first):
             watch = Stopwatch()
             lr = learning_rate(step, steps, peak=config.lr, warmup=config.warmup, shape=config.lr_schedule)
@@ -68,7 +68,7 @@ def fine_tune(
             on_update(Update(step, steps, seen, loss, norm, lr, watch.lap(batch.tokens)))
             bar.update(batch.tokens)
             bar.set_postfix(loss=f"{loss:.4f}")
-            _after(tuned, optimizer, session, step=step + 1, steps=steps, before=before, tokens=seen)
+            _after(tuned, optimizer, context, step=step + 1, steps=steps, before=before, tokens=seen)
     tuned.check_finite()
 
 
@@ -82,20 +82,20 @@ def _optimizer(tuned: TrainableModel, config: FinetuneConfig) -> torch.optim.Ada
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
 
 
-def _begin(tuned: TrainableModel, optimizer: torch.optim.Optimizer, session: LoopContext) -> tuple[int, int]:
+def _begin(tuned: TrainableModel, optimizer: torch.optim.Optimizer, context: LoopContext) -> tuple[int, int]:
     """From the start or a snapshot: the first step to make, and the tokens seen before it."""
-    if session.start is None:
+    if context.start is None:
         return 0, 0
-    weights = session.start.part("weights", tuned.device)
+    weights = context.start.part("weights", tuned.device)
     with torch.no_grad():
         for name, parameter in tuned.learning.items():
             parameter.copy_(weights[name])
     if orders := tuned.orders():
-        take_orders(orders, session.start.part(ORDERS, tuned.device))
-    optimizer.load_state_dict(session.start.part("optimizer", tuned.device))
-    set_random_state(session.start.part("random"))
-    position = session.start.position
-    session.point(position["tokens"])  # the run may have been killed while it was measured
+        take_orders(orders, context.start.part(ORDERS, tuned.device))
+    optimizer.load_state_dict(context.start.part("optimizer", tuned.device))
+    set_random_state(context.start.part("random"))
+    position = context.start.position
+    context.point(position["tokens"])  # the run may have been killed while it was measured
     return position["step"], position["tokens"]
 
 
@@ -165,7 +165,7 @@ def _gradients(tuned: TrainableModel, batch: Batch, loss_fn: Loss, size: int) ->
 def _after(
     tuned: TrainableModel,
     optimizer: torch.optim.Optimizer,
-    session: LoopContext,
+    context: LoopContext,
     *,
     step: int,
     steps: int,
@@ -173,9 +173,9 @@ def _after(
     tokens: int,
 ) -> None:
     """Save a snapshot where one is due after an update, and measure a point of the curve where its mark was passed."""
-    mark = session.at_mark(before, tokens)
-    if mark or session.save_wanted(step, last=step == steps):
+    mark = context.at_mark(before, tokens)
+    if mark or context.save_wanted(step, last=step == steps):
         weights = {name: parameter.data for name, parameter in tuned.learning.items()}
-        session.save(step, {"step": step, "tokens": tokens}, {"weights": weights, "optimizer": optimizer.state_dict()})
+        context.save(step, {"step": step, "tokens": tokens}, {"weights": weights, "optimizer": optimizer.state_dict()})
     if mark:
-        session.point(tokens)
+        context.point(tokens)

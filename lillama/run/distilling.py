@@ -41,7 +41,7 @@ def distil(job: Job, plan: RankPlan, inputs: RunInputs, student: Student, curve:
     def note() -> Mapping[str, Any]:
         return {**record.note(), "curve": curve.state(), "plan": plan.as_dict()}
 
-    session = LoopContext(
+    context = LoopContext(
         on_step=on_step,
         measure=lambda tokens: curve.add_if_due(student, tokens),
         progress=config.progress and job.team.main,
@@ -55,7 +55,7 @@ def distil(job: Job, plan: RankPlan, inputs: RunInputs, student: Student, curve:
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
         save_at_end=job.saves.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
-    distill(student, inputs.data, config.distill, config.loss, session)
+    distill(student, inputs.data, config.distill, config.loss, context)
 
 
 def keep(job: Job, kept: Kept) -> None:

@@ -55,8 +55,8 @@ def tune(
         losses, curve = LossLine.of(resumption.start), _curve(measurement, resumption.start)
         if resumption.start is None:
             curve.add(tuned, tokens=0)
-        session = _session(measurement, tuned, curve, losses, resumption)
-        fine_tune(tuned, inputs.tuning, config.finetune, session, _teller(record, losses), teacher=teacher)
+        context = _session(measurement, tuned, curve, losses, resumption)
+        fine_tune(tuned, inputs.tuning, config.finetune, context, _teller(record, losses), teacher=teacher)
         curve.add(tuned, losses.tokens)
         learnt = sum(parameter.numel() for parameter in tuned.learning.values())
         settled = tuned.settle()
@@ -125,7 +125,7 @@ def _curve(measurement: Measurement, start: Snapshot | None) -> Curve:
 def _session(
     measurement: Measurement, tuned: TrainableModel, curve: Curve, losses: LossLine, resumption: Resumption
 ) -> LoopContext:
-    """Make the session of the fine-tuning, as a distillation has one."""
+    """Make the context of the fine-tuning, as a distillation has one."""
     config, record = measurement.config, measurement.record
 
     def note() -> Mapping[str, Any]:

@@ -26,9 +26,9 @@ def weights(student):
     return {(i, n): p.detach().clone() for i, block in student.blocks.items() for n, p in block.named_parameters()}
 
 
-def trained(model, tokens, config, inputs=StudentInputs.teacher_student, ranks=RANKS, **session):
+def trained(model, tokens, config, inputs=StudentInputs.teacher_student, ranks=RANKS, **context):
     student = student_of(copy.deepcopy(model), ranks)
-    distill(student, tokens, config, loss_of(inputs), LoopContext(**session))
+    distill(student, tokens, config, loss_of(inputs), LoopContext(**context))
     return weights(student)
 
 

@@ -35,8 +35,8 @@ def gradients(model, inputs, tokens, ranks=RANKS, **options):
     student = student_of(copy.deepcopy(model), ranks)
     config = DistillConfig(train=Train.block)
     learners = make_learners(student, config, loss_of(inputs, **options))
-    lesson = LossSettings.of(config, loss_of(inputs, **options))
-    losses = learn_batch(student.teacher_blocks, learners, one_batch(tokens), lesson).losses
+    loss_settings = LossSettings.of(config, loss_of(inputs, **options))
+    losses = learn_batch(student.teacher_blocks, learners, one_batch(tokens), loss_settings).losses
     losses = {index: float(loss) for index, loss in losses.items()}
     found = {(i, n): p.grad for i, learner in learners.items() for n, p in learner.block.named_parameters()}
     return found, losses
@@ -293,20 +293,20 @@ def test_a_tied_embedding_and_head_learn_their_shared_factors_by_one_update():
     model = tiny("llama", tie_word_embeddings=True)
     student = student_of(model, {"model.embed_tokens": 9})
     learners = make_learners(student, DistillConfig(), loss_of(StudentInputs.teacher))
-    blocks, batch, lesson = student.teacher_blocks, batch_for(model), LossSettings(StudentInputs.teacher)
+    blocks, batch, loss_settings = student.teacher_blocks, batch_for(model), LossSettings(StudentInputs.teacher)
     updated, gradients = [], []
 
     def update(learner, loss):
         updated.append(learner.index)
         gradients.append([p.grad.clone() for p in learner.parameters])
 
-    learn_batch(blocks, learners, batch, lesson, update=update)
+    learn_batch(blocks, learners, batch, loss_settings, update=update)
     assert updated == [3], "the head, which comes last"
     for learner in learners.values():
         learner.drop_gradients()
     alone = []
     for index, learner in learners.items():
-        learn_batch(blocks, {index: learner}, batch, lesson)
+        learn_batch(blocks, {index: learner}, batch, loss_settings)
         alone.append([p.grad.clone() for p in learner.parameters])
         learner.drop_gradients()
     for both, one, other in zip(gradients[0], *alone, strict=True):

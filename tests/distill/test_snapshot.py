@@ -91,7 +91,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, fo
         if tokens // MARK > (points[-1] if points else 0) // MARK:
             points.append(tokens)
 
-    session = LoopContext(
+    context = LoopContext(
         on_step=on_step,
         measure=measure,
         every_tokens=MARK,
@@ -102,7 +102,7 @@ def run(model, config, folder, *, kill_at=None, every=EVERY, preemption=None, fo
         scratch=folder / "scratch",
         fixed=as_parts(student.orders()),
     )
-    distill(student, random_tokens(8, 16), config, loss_of(StudentInputs.teacher_student), session)
+    distill(student, random_tokens(8, 16), config, loss_of(StudentInputs.teacher_student), context)
     history.setdefault(folder, points)[:] = points
     return weights(student)
 
@@ -322,9 +322,9 @@ def test_a_weight_that_is_not_finite_enters_no_snapshot(tiny_model, tmp_path):
             with torch.no_grad():
                 student.blocks[3].mlp.up_proj.A.weight[0, 0] = float("inf")
 
-    session = LoopContext(on_step=poison, snapshots=snapshots(tmp_path))
+    context = LoopContext(on_step=poison, snapshots=snapshots(tmp_path))
     with pytest.raises(DivergedError, match="block 003: holds values that are not finite"):
-        distill(student, random_tokens(8, 16), DistillConfig(batch_size=1), loss_of(StudentInputs.teacher), session)
+        distill(student, random_tokens(8, 16), DistillConfig(batch_size=1), loss_of(StudentInputs.teacher), context)
     assert snapshots(tmp_path).latest().position["step"] == 2, "the last good one"
 
 
@@ -338,14 +338,14 @@ def test_asked_to_end_it_saves_itself_after_the_step_and_ends(tiny_model, tmp_pa
     before = signal.signal(number, lambda *_: heard.append(number))
     try:
         with pytest.raises(Preempted, match=number.name), listening() as preemption:
-            session = LoopContext(
+            context = LoopContext(
                 on_step=lambda progress: progress.step == 2 and signal.raise_signal(number),
                 snapshots=held,
                 preemption=preemption,
                 scratch=tmp_path / "scratch",
             )
             data, loss = random_tokens(8, 16), loss_of(StudentInputs.teacher_student)
-            distill(student_of(model, RANKS), data, config, loss, session)
+            distill(student_of(model, RANKS), data, config, loss, context)
     finally:
         signal.signal(number, before)
     assert heard == [number], "whoever listened before is told: a launcher that resubmits the job"

@@ -89,8 +89,8 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, form, train, tmp_pat
     tuned, steps = TrainableModel(small(tiny(family), form), config), []
     for order in tuned.orders().values():
         order.copy_(order.flip(-1))
-    session = LoopContext(start=snapshots.latest())
-    fine_tune(tuned, data, config, session, on_update=lambda update: steps.append(update.step))
+    context = LoopContext(start=snapshots.latest())
+    fine_tune(tuned, data, config, context, on_update=lambda update: steps.append(update.step))
     assert steps == [2, 3]
     assert same(weights(tuned.settle()), weights(whole))
 

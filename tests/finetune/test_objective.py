@@ -169,8 +169,8 @@ def test_it_goes_on_from_a_snapshot_to_the_same_bit(family, train, tmp_path):
         fine_tune(TrainableModel(model, config), data, config, LoopContext(snapshots=snapshots), end, teacher=teacher)
     model, teacher = pair(tiny(family))
     tuned, steps = TrainableModel(model, config), []
-    session = LoopContext(start=snapshots.latest())
-    fine_tune(tuned, data, config, session, lambda update: steps.append(update.step), teacher=teacher)
+    context = LoopContext(start=snapshots.latest())
+    fine_tune(tuned, data, config, context, lambda update: steps.append(update.step), teacher=teacher)
     assert steps == [2, 3]
     assert same(weights(tuned.settle()), weights(whole))
 

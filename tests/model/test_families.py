@@ -142,8 +142,8 @@ def test_master_weights_learn_in_a_narrow_model(family, train):
     learners = make_learners(student, config, LossConfig(inputs=StudentInputs.teacher_student))
     before = {index: [p.clone() for p in learner.parameters] for index, learner in learners.items()}
     update = partial(_update, 1e-3)
-    lesson = LossSettings(StudentInputs.teacher_student)
-    losses = learn_batch(student.teacher_blocks, learners, batch_for(model), lesson, update=update).losses
+    loss_settings = LossSettings(StudentInputs.teacher_student)
+    losses = learn_batch(student.teacher_blocks, learners, batch_for(model), loss_settings, update=update).losses
     assert all(math.isfinite(loss) for loss in losses.values())
     for index, learner in learners.items():
         assert {p.dtype for p in learner.parameters} == {torch.float32}

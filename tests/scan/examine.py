@@ -203,7 +203,7 @@ def _check_stream(student: Student, batch: Batch) -> None:
     """What flows beside the teacher is what the compressed model itself computes."""
     blocks = student.teacher_blocks
     learners = make_learners(student, DistillConfig(), LossConfig(inputs=StudentInputs.teacher_student))
-    edge = learn_batch(blocks, learners, batch, LossSettings(StudentInputs.teacher_student)).edge
+    boundary = learn_batch(blocks, learners, batch, LossSettings(StudentInputs.teacher_student)).boundary
     for learner in learners.values():
         learner.drop_gradients()
     last, seen = max(index for index in learners if index < blocks.head), []
@@ -212,7 +212,7 @@ def _check_stream(student: Student, batch: Batch) -> None:
         compressed(**model_inputs(compressed, batch).arguments)
         hook.remove()
     own = hidden_states(seen[0])
-    _check_close(edge.student[blocks.place(last)], own, "the student's hidden states beside the teacher's")
+    _check_close(boundary.student[blocks.place(last)], own, "the student's hidden states beside the teacher's")
 
 
 def _saved(dense: Any, model: Any, plan: RankPlan, inputs: Mapping[str, Any], folder: Path) -> int:

@@ -9,10 +9,10 @@ from lillama.distill.student_stream import BoundaryActivations
 from lillama.model.activations import ActivationStore
 
 
-class Edges:
+class BoundaryStore:
     """One :class:`BoundaryActivations` a batch, by number.
 
-    :param folder: where files are kept with ``place=disk``. :param device: where an edge is handed out.
+    :param folder: where files are kept with ``place=disk``. :param device: where a boundary is handed out.
     """
 
     def __init__(self, place: Place, folder: Path | None, device: torch.device) -> None:
@@ -20,11 +20,11 @@ class Edges:
         self._store = ActivationStore(folder if place is Place.disk else None, device, setting=setting)
 
     def __getitem__(self, number: int) -> BoundaryActivations:
-        """Return the edge of a batch, on the device."""
+        """Return the boundary of a batch, on the device."""
         return BoundaryActivations(*self._store[number]) if number in self._store else BoundaryActivations()
 
-    def __setitem__(self, number: int, edge: BoundaryActivations) -> None:
-        self._store[number] = (dict(edge.teacher), dict(edge.student))
+    def __setitem__(self, number: int, boundary: BoundaryActivations) -> None:
+        self._store[number] = (dict(boundary.teacher), dict(boundary.student))
 
     def clear(self) -> None:
         """Forget everything and remove the files."""
