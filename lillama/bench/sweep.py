@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from lillama.core.numbers import or_absent
 from lillama.core.spread import shown, spread
 from lillama.report.cells import Cell, varying
 from lillama.report.paper import printed_table
@@ -143,4 +144,4 @@ def _figure(get: Figure, cell: Cell) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else shown(value)
+    return or_absent(value, shown)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from lillama.core.numbers import three_digits, with_span
+
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return the median, the lowest and the highest of what was measured."""
@@ -23,9 +25,5 @@ def speeds(tokens: int, seconds: Sequence[float]) -> dict[str, float]:
 def shown(value: Any) -> str:
     """Return a number for a table, a spread as its median with lowest and highest in brackets."""
     if isinstance(value, dict):
-        return f"{_number(value['median'])} ({_number(value['lowest'])} to {_number(value['highest'])})"
-    return _number(value) if isinstance(value, int | float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+        return with_span(value["median"], value["lowest"], value["highest"])
+    return three_digits(value) if isinstance(value, int | float) else str(value)

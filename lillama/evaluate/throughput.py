@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lillama.config import ThroughputConfig
+from lillama.core.numbers import gibibytes
 from lillama.core.spread import ratios, speeds, spread
 from lillama.evaluate.generation import (
     DECODE,
@@ -168,7 +169,7 @@ def _description(model: nn.Module, notes: list[str]) -> dict[str, Any]:
     gpu = device.type == "cuda"
     away = sum(tensor.nbytes for tensor in tensors_of(model) if tensor.device != device)
     if away:
-        notes.append(f"{away / 2**30:.2f} GiB of weights stay in host memory and visit the device (model.offload)")
+        notes.append(f"{gibibytes(away)} of weights stay in host memory and visit the device (model.offload)")
     return {
         "machine": torch.cuda.get_device_name(device) if gpu else "cpu",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),

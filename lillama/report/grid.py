@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lillama.core.numbers import ABSENT
 from lillama.report.entries import PAPER_ONLY, Entry, Table
-from lillama.report.shown import NOTHING, beside, measured
+from lillama.report.shown import beside, measured
 
 WIDEST = 120  # characters of a line up to which both figures stand in one cell
 ONLY = "paper only"
@@ -41,7 +42,7 @@ def _inline(table: Table) -> Grid:
     for row, cells in table.by_row().items():
         first = f"{row[0]} ({ONLY})" if only_in_paper(cells) else row[0]
         found = (cells.get(column) for column in table.config.columns)
-        rows.append([first, *row[1:], *(NOTHING if entry is None else beside(entry) for entry in found)])
+        rows.append([first, *row[1:], *(ABSENT if entry is None else beside(entry) for entry in found)])
     return Grid(table.headers, rows, "[in brackets]: the paper's figure")
 
 
@@ -58,6 +59,6 @@ def _two_lines(row: Sequence[str], cells: Row, columns: Sequence[str]) -> Iterat
         yield [*row, ONLY, *printed]
         return
     own = (cells.get(column) for column in columns)
-    yield [*row, "here", *(NOTHING if entry is None else measured(entry) for entry in own)]
+    yield [*row, "here", *(ABSENT if entry is None else measured(entry) for entry in own)]
     if any(printed):
         yield [*("" for _ in row), "paper", *printed]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from lillama.core.numbers import gibibytes, two_decimals, with_span
 from lillama.report.tables import measured_tables
 from lillama.report.tables.markdown import table
 
@@ -22,7 +23,7 @@ def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "reduction", f"{reduction['realised']:.2%} (requested {reduction['requested']:.2%})"
         yield "matrices", f"{result['matrices']} in {result['blocks']} blocks"
     for name, value in perplexity.items():
-        yield f"perplexity {name}", f"{value:,.2f} ({result['bits_per_byte'][name]:.4f} bits per byte)"
+        yield f"perplexity {name}", f"{two_decimals(value)} ({result['bits_per_byte'][name]:.4f} bits per byte)"
     if result.get("loss_rise"):
         rises = ", ".join(f"{name} {value:.3f}" for name, value in result["loss_rise"].items())
         yield "rise of the loss at the start", f"{rises} nats"
@@ -31,9 +32,9 @@ def _overview(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if result.get("finetune"):
         yield "fine-tuning", _tuning(result["finetune"])
     yield "seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in result["seconds"].items())
-    yield "peak memory", f"{result['peak_memory'] / 2**30:.2f} GiB"
+    yield "peak memory", gibibytes(result["peak_memory"])
     if result["peak_device_memory"] is not None:
-        yield "peak device memory", f"{result['peak_device_memory'] / 2**30:.2f} GiB"
+        yield "peak device memory", gibibytes(result["peak_device_memory"])
     if result["checkpoint"] is not None:
         yield "checkpoint", result["checkpoint"]
 
@@ -62,18 +63,18 @@ def forecast_table(found: dict[str, Any]) -> str:
         for reduction in dict.fromkeys(reduction for _, reduction in points)
     ]
     ratio, dense = found["measured_over_predicted"], found["dense"]["perplexity"]
-    spread = f"{ratio['middle']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    spread = with_span(**ratio, write=two_decimals)
     note = (
         f"- on the calibration tokens, before training; the rise of the loss is taken as {spread} times the predicted"
     )
-    header = [f"smaller, dense {dense:.2f}", *(f"{form} factors" for form in forms)]
+    header = [f"smaller, dense {two_decimals(dense)}", *(f"{form} factors" for form in forms)]
     return f"{table(header, rows)}\n\n{note}"
 
 
 def _expected(perplexity: dict[str, float] | None) -> str:
     if perplexity is None:
         return "out of reach"
-    return f"{perplexity['middle']:,.2f} ({perplexity['low']:,.2f} to {perplexity['high']:,.2f})"
+    return with_span(**perplexity, write=two_decimals)
 
 
 def _stack_table(stack: str, blocks: dict[str, dict[str, int]]) -> str:

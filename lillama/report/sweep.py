@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lillama.core.numbers import or_absent, two_decimals
 from lillama.core.results import flatten
 from lillama.report.cells import Cell, all_overrides, varying
 from lillama.report.tables.markdown import table
@@ -57,8 +58,6 @@ def text_columns(found: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _shown(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key == "reduction.realised":
+    if key == "reduction.realised" and value is not None:
         return f"{value:.2%}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else or_absent(value, two_decimals)

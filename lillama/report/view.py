@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lillama.core.numbers import ABSENT
 from lillama.report.counts import counted_as, counts
 from lillama.report.entries import MEASURED, Entry, Table
 from lillama.report.experiment import Found
@@ -12,7 +13,7 @@ from lillama.report.figure import figure_png
 from lillama.report.grid import only_in_paper
 from lillama.report.notes import notes
 from lillama.report.overview import Reported
-from lillama.report.shown import NOTHING, difference, measured
+from lillama.report.shown import difference, measured
 from lillama.report.sweep import text_columns
 from lillama.report.tables.samples import HEADER, metrics_rows, texts_beside
 
@@ -102,7 +103,7 @@ def _details(entry: Entry, scale: str) -> dict[str, str]:
         source["revision"] = f"{source.get('revision')}, with changes"
     known = {
         "status": entry.status,
-        "measured": measured(entry) if entry.status == MEASURED else NOTHING,
+        "measured": measured(entry) if entry.status == MEASURED else ABSENT,
         "standard error": None if entry.stderr is None else f"{entry.stderr:.4g}",
         "lowest to highest": None if entry.spread is None else "{:.6g} to {:.6g}".format(*entry.spread),
         "the paper": entry.paper,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.core.numbers import two_decimals
 from lillama.core.results import MISSING
 from lillama.report.tables.markdown import table
 
@@ -15,4 +16,4 @@ def domains_table(measured: Mapping[str, Any]) -> str:
 
 
 def _shown(found: Mapping[str, Any] | None) -> str:
-    return MISSING if found is None else f"{found['perplexity']:,.2f} ({found['bits_per_byte']:.3f})"
+    return MISSING if found is None else f"{two_decimals(found['perplexity'])} ({found['bits_per_byte']:.3f})"

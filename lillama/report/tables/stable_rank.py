@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.core.numbers import or_absent
 from lillama.report.tables.markdown import table
 
 COLUMNS = {"weight": "weight", "outputs": "outputs", "outputs_centred": "outputs, centred"}
@@ -21,4 +22,4 @@ def stable_rank_table(measured: Mapping[str, Any]) -> str:
 
 
 def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
+    return or_absent(value, "{:,.1f}".format)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lillama.core.numbers import ABSENT, gibibytes, or_absent
 from lillama.core.spread import shown
 from lillama.report.tables.markdown import table
 
 RATIOS = "ratios"
 FORWARD, PREFILL, DECODE = "forward", "prefill", "decode"
 RATIO_ROW = "compressed / dense"
-GIBI = 2**30
-ABSENT = "-"
 
 
 def throughput_table(measured: Mapping[str, Any]) -> str:
@@ -45,11 +44,11 @@ def _forward(figures: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
     rows = []
     for role, found in figures.items():
         memory, weights = _memory(found[FORWARD].get(widest)), found.get("memory", {}).get("weights")
-        weights_shown = _gibi(weights) if weights is not None else "OOM"
+        weights_shown = gibibytes(weights) if weights is not None else "OOM"
         rows.append([role, weights_shown, memory, *(_speed(found[FORWARD].get(length)) for length in lengths)])
     if ratios:
         own = ratios.get(FORWARD, {})
-        share = _share(ratios.get("weights")), _share(own.get(widest, {}).get("memory"))
+        share = or_absent(ratios.get("weights")), or_absent(own.get(widest, {}).get("memory"))
         rows.append([RATIO_ROW, *share, *(_ratio(own.get(length)) for length in lengths)])
     return table(header, rows)
 
@@ -65,7 +64,7 @@ def _generation(figures: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
         rows.append([role, _memory(found[DECODE].get(widest)), *cells])
     if ratios:
         cells = [_ratio(ratios.get(part, {}).get(size)) for part, size in columns]
-        rows.append([RATIO_ROW, _share(ratios.get(DECODE, {}).get(widest, {}).get("memory")), *cells])
+        rows.append([RATIO_ROW, or_absent(ratios.get(DECODE, {}).get(widest, {}).get("memory")), *cells])
     return table(header, rows)
 
 
@@ -86,17 +85,9 @@ def _speed(case: Any) -> str:
 
 def _memory(case: Any) -> str:
     if isinstance(case, Mapping):
-        return ABSENT if case["memory"] is None else _gibi(case["memory"])
+        return ABSENT if case["memory"] is None else gibibytes(case["memory"])
     return str(case or ABSENT)
-
-
-def _gibi(amount: int) -> str:
-    return f"{amount / GIBI:.3g} GiB"
 
 
 def _ratio(case: Mapping[str, Any] | None) -> str:
     return ABSENT if case is None else shown(case["speed"])
-
-
-def _share(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3g}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.core.numbers import with_error
 from lillama.core.spread import shown
 from lillama.report.tables.markdown import table
 
@@ -21,10 +22,10 @@ def wer_table(measured: Mapping[str, Any]) -> str:
 
 
 def _row(role: str, figures: Mapping[str, Any]) -> list[str]:
-    error = "" if figures["stderr"] is None else f" ± {100 * figures['stderr']:.2f}"
+    error = None if figures["stderr"] is None else 100 * figures["stderr"]
     counts = [f"{figures[name]:,}" for name in EDITS]
     speeds = [shown(float(figures[name])) for name in ("tokens_per_second", "real_time_factor")]
-    return [role, f"{100 * figures['wer']:.2f}{error}", *counts, *speeds]
+    return [role, with_error(100 * figures["wer"], error), *counts, *speeds]
 
 
 def _notes(measured: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lillama.core.numbers import with_error
 from lillama.core.results import MISSING
 from lillama.report.tables.markdown import table
 
@@ -32,5 +33,4 @@ def _row(name: str, measured: Mapping[str, Any], recovery: Mapping[str, float]) 
 def _shown(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return MISSING
-    error = "" if score["stderr"] is None else f" ± {100 * score['stderr']:.2f}"
-    return f"{100 * score['score']:.2f}{error}"
+    return with_error(100 * score["score"], None if score["stderr"] is None else 100 * score["stderr"])
