@@ -39,15 +39,17 @@ def _earlier_names(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def _with_the_scale_apart(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the overrides with an experiment's scale as a key of its own, and without: it was the paper's then."""
+    """Yield the overrides with an experiment's scale as a key of its own; the paper's could be left out."""
     for said in overrides:
         key, _, value = said.partition("=")
         if key == "experiments" and "/" in value:
             scale, _, name = value.partition("/")
             others = [word for word in overrides if word != said]
             yield [*others, f"experiments={name}", f"scale={scale}"]
-            yield [*others, f"experiments={name}"]
-            yield [*others, f"experiments={scale}_{name}"]
+            if scale == "paper":
+                yield [*others, f"experiments={name}"]
+            if scale == "bench":
+                yield [*others, f"experiments=bench_{name}"]
 
 
 def _name(overrides: Sequence[str], *, pair: str = "-", between: str = "_", legal: str = "A-Za-z0-9._-") -> str:
