@@ -131,6 +131,7 @@ runpy.run_module("lm_eval", run_name="__main__")
 """
 
 
+@pytest.mark.long
 def test_the_harness_scores_it_by_its_own_command_line(real_data, distilled, tmp_path):
     """No code of ours but the folder's own, by one flag; the score is that of the harness called from Python.
 

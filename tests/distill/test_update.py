@@ -85,6 +85,7 @@ def test_moments_in_eight_bits_teach_as_well(tiny_model):
     assert all(history[-1].losses[index] < history[0].losses[index] for index in student.blocks)
 
 
+@pytest.mark.long  # the compiler's own time, forty seconds
 def test_compiled_blocks_learn_the_same(tiny_model):
     one_block = {"model.layers.1.self_attn.q_proj": 9}  # each is compiled apart
     plain = distilled(tiny_model, one_block)
