@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TERA, GIBI = 1e12, 2**30
+from lillama.core.numbers import GIBI
+
+TERA = 1e12
 
 
 def draw(found: dict[str, Any], file: Path, *, title: str) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from lillama.core.numbers import or_absent
+from lillama.core.numbers import GIBI, or_absent
 from lillama.core.spread import shown, spread
 from lillama.report.cells import Cell, varying
 from lillama.report.paper import printed_table
 from lillama.report.records import printed_name
 from lillama.report.tables.markdown import table
 
-GIBI, TERA = 2**30, 1e12
+TERA = 1e12
 PAPER = "table09_time.csv"
 Figure = Callable[[Mapping[str, Any]], Any]
 Column = tuple[str, Figure]

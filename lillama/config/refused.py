@@ -1,6 +1,6 @@
 """Refuse words that Hydra would take and that mean nothing: old names, with the new one, and schemas as options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lillama.config.compose import CONF, experiment_names, scales_of
 from lillama.core.errors import ConfigError
@@ -17,11 +17,11 @@ def refuse_words(words: Sequence[str]) -> None:
         if option.endswith("_schema") and (CONF / group).is_dir():
             options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
             raise ConfigError(f"{group}: a schema is no option; there are {', '.join(options)}")
-    _refuse_old_experiment(said)
+    if "experiments" in said:
+        _refuse_old_experiment(said["experiments"], said.get("scale"))
 
 
-def _refuse_old_experiment(said: Mapping[str, str]) -> None:
-    name, scale = said.get("experiments", ""), said.get("scale")
+def _refuse_old_experiment(name: str, scale: str | None) -> None:
     bench = f"bench/{name.removeprefix('bench_')}"
     if name.startswith("bench_") and bench in experiment_names():
         raise ConfigError(f"experiments={name}: is called experiments={bench}")
