@@ -23,8 +23,11 @@ from omegaconf import DictConfig
 
 from lillama.config import ModelConfig, RunConfig, Weights
 from lillama.data.tokens import TokenBlocks
-from lillama.model.load import byte_tokenizer, load_model
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.model.source import ModelSource
 from lillama.run.command_line import CommandLine, set_up, typed
+from lillama.run.fingerprint import run_fingerprint
+from lillama.run.run import Run
 from tests.composing import from_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +113,7 @@ def tiny_config() -> ModelConfig:
 
 @pytest.fixture
 def tiny_model(tiny_config: ModelConfig, tmp_path: Path) -> torch.nn.Module:
-    return load_model(tiny_config, tmp_path, seed=0)
+    return ModelSource(tiny_config, tmp_path).load(seed=0)
 
 
 @pytest.fixture
@@ -131,6 +134,11 @@ def tokens() -> TokenBlocks:
 def composed(*overrides: str) -> RunConfig:
     """A configuration as the command line would make it; of the same words in the same environment, made once."""
     return pickle.loads(_composed(overrides, surroundings()))
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Hash what a run's figures depend on."""
+    return run_fingerprint(Run.of(config))
 
 
 @cache

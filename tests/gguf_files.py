@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 
 HIDDEN, INNER, BLOCKS, WORDS, PAIR = 32, 48, 2, 260, 16
 

@@ -9,7 +9,7 @@ from lillama import load_checkpoint
 from lillama.config import FactorForm, PerplexityConfig
 from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRankEmbedding, LowRankLinear
 from tests.conftest import TINY_RUN, composed
 from tests.families import tiny

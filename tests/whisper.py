@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 
-from lillama.model.load import BYTE_TOKENS, byte_tokenizer
+from lillama.model.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from tests.families import tiny
 
 RATE = 16000

@@ -5,7 +5,6 @@ import ctypes
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from lillama.bench.needed import names_of
 from lillama.config import RunConfig, Stage, Weights
 from lillama.core.errors import ConfigError
 from lillama.core.machine import device_peak, host_peak, reset_peaks
-from lillama.model.load import load_model, meta_model
+from lillama.model.source import ModelSource
 from lillama.model.student import Student, random_student
 from lillama.model.targets import ModelShape, model_shape
 from lillama.strategy.plan import RankPlan
@@ -42,24 +41,22 @@ class Built:
         return next(self.student.teacher.parameters()).device
 
 
-def build(config: RunConfig, plan: RankPlan) -> Built:
+def build(config: RunConfig, source: ModelSource, plan: RankPlan) -> Built:
     """Return the teacher and a student whose first ``config.bench.blocks`` blocks of the plan are compressed.
 
     :raises ConfigError: for a model that cannot be loaded, or some of the blocks where an end is compressed.
     """
-    cache_dir = Path(config.cache_dir).expanduser()
-    meta: Any = meta_model(config.model, cache_dir)
-    whole = model_shape(meta, config.model.targets).factored(plan.factors)
+    whole = model_shape(source.meta, config.model.targets).factored(plan.factors)
     touched = plan.blocks[: config.bench.blocks]
     ends = [index for index in plan.blocks if not 0 <= index < whole.blocks]
     if ends and len(touched) < len(plan.blocks):
         raise ConfigError("bench.blocks: an embedding or a head is compressed, whose share is not known; give null")
     chosen = names_of(whole, touched)
     ranks = {name: rank for name, rank in plan.ranks.items() if name in chosen}
-    model = config.model
-    if not config.bench.literal and _may_be_cut(config, meta, whole, touched):
-        model = replace(model, architecture=cut(model.architecture, meta.config, max(touched) + 1))
-    teacher = load_model(model, cache_dir, seed=config.seed)
+    if not config.bench.literal and _may_be_cut(config, source.meta, whole, touched):
+        kept = cut(config.model.architecture, source.meta.config, max(touched) + 1)
+        source = replace(source, config=replace(source.config, architecture=kept))
+    teacher = source.load(seed=config.seed)
     shape = model_shape(teacher).factored(plan.factors)
     return Built(random_student(teacher, ranks, plan.factors), ranks, shape, whole)
 

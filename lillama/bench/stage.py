@@ -21,25 +21,25 @@ from lillama.config import RunConfig, Task, Train
 from lillama.core.errors import ConfigError
 from lillama.core.outputs import BENCH_CHART, SCRATCH
 from lillama.core.spread import ratios, shown, speeds, spread
-from lillama.model.load import model_task
+from lillama.model.source import ModelSource
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
 ENGINE, PRODUCTS, LITERAL = "engine", "products", "literal"
 
 
-def bench(config: RunConfig, plan: RankPlan, folder: Path) -> dict[str, Any]:
+def bench(config: RunConfig, source: ModelSource, plan: RankPlan, folder: Path) -> dict[str, Any]:
     """Measure a distillation with this configuration; the figures under ``bench`` in ``results.json``.
 
     Seconds are of one batch, memory is in bytes. ``bench.png`` is written into the folder.
 
     :raises ConfigError: for a speech model, or one that cannot be loaded.
     """
-    if model_task(config.model, Path(config.cache_dir).expanduser()) is Task.speech_seq2seq:
+    if source.task is Task.speech_seq2seq:
         raise ConfigError(f"stages: bench feeds random tokens, and {config.model.name} is a speech model")
     torch.manual_seed(config.seed)
     before = clean_start(config)
-    built = build(config, plan)
+    built = build(config, source, plan)
     scratch = folder / SCRATCH / "bench"
     engine = Engine(built.student, config.distill, config.loss, length=config.data.seq_len, scratch=scratch)
     products = engine.record()

@@ -48,7 +48,7 @@ class DomainConfig(PerplexityConfig):
     KEY: ClassVar[str] = "evaluate.domains.texts"
 
 
-@option("evaluate/zero_shot", "zero_shot")
+@option("evaluate/zero_shot", "zero_shot", by="lillama.evaluate.zero_shot:ZeroShot")
 @dataclass(kw_only=True, slots=True)
 class ZeroShotConfig:
     """Tasks of the evaluation harness, by its own names; groups (``mmlu``) stand for their tasks.
@@ -111,7 +111,7 @@ class ThroughputConfig:
         require(0 < self.seconds < math.inf, f"{key}.seconds", self.seconds, "must be positive and finite")
 
 
-@option("evaluate/wer", "wer")
+@option("evaluate/wer", "wer", by="lillama.evaluate.wer:WordErrors")
 @dataclass(kw_only=True, slots=True)
 class WerConfig(TextConfig):
     """Speech with transcripts: a local folder as ``data=speech`` reads, or a Hub dataset with a column ``audio``.
@@ -139,7 +139,7 @@ class WerConfig(TextConfig):
         require(self.max_new_tokens > 0, f"{key}.max_new_tokens", self.max_new_tokens, POSITIVE)
 
 
-@option("evaluate/samples", "samples")
+@option("evaluate/samples", "samples", by="lillama.evaluate.samples:Samples")
 @dataclass(kw_only=True, slots=True)
 class SamplesConfig:
     """Texts that a model writes on from ``prompts``, one for each of ``seeds``; temperature 0 is greedy, once."""
@@ -161,7 +161,7 @@ class SamplesConfig:
         require(0 < self.top_p <= 1, f"{key}.top_p", self.top_p, "must lie above 0 and at most at 1")
 
 
-@option("evaluate/stable_rank", "stable_rank")
+@option("evaluate/stable_rank", "stable_rank", by="lillama.evaluate.stable_rank:StableRanks")
 @dataclass(kw_only=True, slots=True)
 class StableRankConfig:
     """Of every matrix that may be replaced, and of its outputs on the first ``tokens`` of the perplexity text."""
@@ -181,7 +181,7 @@ def domain_key(name: str) -> str:
     return f"evaluate.domains.texts.{name}"
 
 
-@option("evaluate/domains", "domains")
+@option("evaluate/domains", "domains", by="lillama.evaluate.domains:Domains")
 @dataclass(kw_only=True, slots=True)
 class DomainsConfig:
     """Perplexity on texts of several kinds, by name; each is measured as ``evaluate.perplexity`` is."""

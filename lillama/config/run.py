@@ -176,8 +176,3 @@ class RunConfig:
             "architecture": {},
         }
         return BaselineConfig(**known | own)
-
-    @property
-    def writer(self) -> ModelConfig:
-        """Return the model that writes ``data=generated``: the dense one, where there is one."""
-        return self.model if Stage.init in self.stages else self.baseline or self.model

@@ -14,7 +14,6 @@ from lillama.config import (
     DataConfig,
     GeneratedDataConfig,
     MixedDataConfig,
-    ModelConfig,
     Opening,
     Source,
     Task,
@@ -25,7 +24,7 @@ from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest
 from lillama.data.tokens import TokenBlocks, kept_blocks
 from lillama.model.decoding import FiniteLogits, seeded, settings_alone
-from lillama.model.load import model_identity, resolve_device, resolve_dtype
+from lillama.model.source import ModelSource
 
 WRITTEN_FORMAT = 1
 
@@ -34,7 +33,7 @@ WRITTEN_FORMAT = 1
 class Writer:
     """Loads the model that writes text, where there is none in the cache; ``seed`` is that of random weights."""
 
-    config: ModelConfig
+    source: ModelSource
     seed: int
     load: Callable[[], Any]
     progress: bool = False
@@ -42,9 +41,9 @@ class Writer:
     @property
     def identity(self) -> list[Any]:
         """Name what its texts depend on, beside the settings of a text: its weights, dtype and kind of device."""
-        drawn = self.seed if self.config.weights is Weights.random else None
-        numbers = [str(resolve_dtype(self.config)), resolve_device(self.config).type]
-        return [model_identity(self.config), self.config.revision, *numbers, drawn]
+        source = self.source
+        drawn = self.seed if source.config.weights is Weights.random else None
+        return [source.identity, source.config.revision, str(source.dtype), source.device.type, drawn]
 
 
 def writes(config: DataConfig) -> bool:

@@ -85,6 +85,20 @@ def _text_of(kept: Tensor, text: str, tokenizer: Any) -> str:
     return tokenizer.decode(kept, skip_special_tokens=True)
 
 
+def text_perplexity(
+    model: nn.Module, text: MeasuredText, settings: PerplexityConfig, *, progress: bool = False
+) -> float:
+    """Return the perplexity of a text, measured as its settings say."""
+    return perplexity(
+        model,
+        text.ids,
+        seq_len=settings.seq_len,
+        stride=settings.stride,
+        batch_size=settings.batch_size,
+        progress=progress,
+    )
+
+
 def perplexity(
     model: nn.Module,
     ids: Tensor,

@@ -1,18 +1,21 @@
 """Texts that a model writes on from prompts, and how much they repeat themselves (Tables 14 and 15)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from torch import nn
 from tqdm import tqdm
 from transformers import GenerationConfig
 
 from lillama.config import SamplesConfig
 from lillama.core.errors import ConfigError
+from lillama.evaluate.measure import Figures, Given, Measure
 from lillama.model.decoding import FiniteLogits, seeded, settings_alone
+from lillama.model.limits import check_tokens
 
 KEY = "evaluate.samples"
 SPECIAL = ("bos", "eos", "pad", "decoder_start")
@@ -25,6 +28,29 @@ class _Continuation:
 
     tokens: tuple[int, ...]
     ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Measure):
+    """``stages=[samples]``."""
+
+    config: SamplesConfig
+    tokenizer: Any
+    progress: bool
+
+    @classmethod
+    def read(cls, given: Given) -> "Samples":
+        """Compare the prompts with the tokens and the positions that the model has."""
+        config, tokenizer = given.config.samples, given.tokenizer
+        prompts = prompt_tokens(tokenizer, config)
+        check_room(given.model, prompts, config)
+        for ids in prompts:
+            check_tokens(f"{KEY}.prompts", ids, given.limits, tokenizer)
+        return cls(config, tokenizer, given.progress)
+
+    def measure(self, model: nn.Module, *, dense: Figures | None, note: Callable[[Figures], None]) -> Figures:
+        """Have the model write on from every prompt."""
+        return samples(model, self.tokenizer, self.config, progress=self.progress)
 
 
 def samples(model: Any, tokenizer: Any, config: SamplesConfig, *, progress: bool = False) -> dict[str, Any]:

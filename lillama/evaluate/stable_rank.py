@@ -1,10 +1,11 @@
 """Stable rank of a model's matrices and of what they put out, streamed over a text (the paper's Figure 6)."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,13 @@ from lillama.algebra.moments import MOMENT_BYTES, Moment, moment_bytes, within_l
 from lillama.algebra.stable_rank import centred, of_moment, stable_rank
 from lillama.config import StableRankConfig
 from lillama.core.errors import ConfigError, DivergedError
+from lillama.core.outputs import STABLE_RANK_CHART
+from lillama.evaluate.measure import Figures, Given, Measure
+from lillama.evaluate.perplexity import MeasuredText
 from lillama.model.blocks import Blocks
 from lillama.model.calls import hidden_states
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.limits import check_length
 from lillama.model.lowrank import LowRankExperts, LowRankLinear, expert_matrices, is_fused_experts
 from lillama.model.offload import at_work
 from lillama.model.runs import run_blocks
@@ -27,6 +32,32 @@ BLOCK = "layer_activation"  # as Figure 6 names a block's output
 WEIGHT, OUTPUTS, CENTRED = "weight", "outputs", "outputs_centred"
 LEGEND = {WEIGHT: "weight", OUTPUTS: "outputs", CENTRED: "outputs, centred"}
 Ranks = dict[str, dict[str, float | None]]  # by name: of the weight, of the outputs, of the outputs without their mean
+
+
+@dataclass(frozen=True, slots=True)
+class StableRanks(Measure):
+    """``stages=[stable_rank]``: on the first tokens of the perplexity's text."""
+
+    config: StableRankConfig
+    text: MeasuredText
+    progress: bool
+
+    CHART: ClassVar[str] = STABLE_RANK_CHART
+
+    @classmethod
+    def read(cls, given: Given) -> "StableRanks":
+        """Read the text, and compare the sequences' length with the model."""
+        config = given.config.stable_rank
+        check_length(f"{KEY}.seq_len", config.seq_len, given.limits.text)
+        return cls(config, given.text(), given.progress)
+
+    def measure(self, model: nn.Module, *, dense: Figures | None, note: Callable[[Figures], None]) -> Figures:
+        """Measure the stable ranks of the model's matrices and of their outputs."""
+        return stable_ranks(model, self.text.ids, self.config, progress=self.progress)
+
+    def draw(self, measured: Mapping[str, Figures], file: Path, *, title: str) -> None:
+        """Draw the means as bars."""
+        draw_stable_ranks(measured, file, title=title)
 
 
 def stable_ranks(model: Any, ids: Tensor, config: StableRankConfig, *, progress: bool = False) -> dict[str, Any]:

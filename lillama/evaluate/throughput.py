@@ -33,6 +33,7 @@ from lillama.evaluate.generation import (
     weight_bytes,
 )
 from lillama.evaluate.variants import COMPRESSED, DENSE, Variant, release, tensors_of
+from lillama.model.limits import Limits, check_length
 from lillama.model.reading import out_of_memory
 
 OOM, NOT_RUN = "OOM", "not run"
@@ -99,6 +100,20 @@ def throughput(
     if DENSE in own and COMPRESSED in own:
         found["ratios"] = _ratios(own[DENSE], own[COMPRESSED])
     return found
+
+
+def check_lengths(settings: ThroughputConfig, limits: Limits) -> None:
+    """Raise a :class:`ConfigError` for a length that is longer than the model has positions."""
+    key = "evaluate.throughput"
+    for length in settings.lengths:
+        check_length(f"{key}.lengths", length, limits.text)
+    if not settings.decode_batches:
+        return
+    if limits.two_stacks:
+        check_length(f"{key}.prompt", settings.prompt, limits.positions)
+        check_length(f"{key}.new_tokens", settings.new_tokens, limits.written)
+    else:
+        check_length(f"{key}.prompt + new_tokens", settings.prompt + settings.new_tokens, limits.positions)
 
 
 @contextmanager

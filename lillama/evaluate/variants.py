@@ -12,23 +12,21 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lillama.config import FactorForm, ModelConfig
+from lillama.config import FactorForm
 from lillama.core.results import COMPRESSED, DENSE
 from lillama.model.blocks import Blocks
-from lillama.model.load import meta_model, resolve_dtype
 from lillama.model.lowrank import FactorPair, LowRank, LowRankExperts, is_fused_experts
 from lillama.model.lowrank.lillama_modules import Expansion
 from lillama.model.offload import offload_blocks
+from lillama.model.source import ModelSource
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
-from lillama.model.task import AUTO_CLASSES, task_of
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 OF_PRODUCTS = (nn.Linear, Conv1D, nn.Embedding, Expansion, FactorPair, LowRankExperts)
@@ -66,11 +64,7 @@ def model_variants(models: Mapping[str, nn.Module]) -> list[Variant]:
 
 
 def random_variants(
-    config: ModelConfig,
-    ranks: Mapping[str, int],
-    cache_dir: Path,
-    device: torch.device,
-    form: FactorForm = FactorForm.plain,
+    source: ModelSource, ranks: Mapping[str, int], form: FactorForm = FactorForm.plain
 ) -> list[Variant]:
     """The configured model and one with these ranks, at their real size with random weights (see :func:`_drawn`).
 
@@ -79,7 +73,7 @@ def random_variants(
 
     :param ranks: by target, as a plan has them. :param form: how the factors are stored.
     """
-    at_work = partial(_drawn, config, cache_dir, device, form)
+    at_work = partial(_drawn, source, form)
     return [Variant(DENSE, partial(at_work, {})), Variant(COMPRESSED, partial(at_work, ranks))]
 
 
@@ -121,20 +115,18 @@ def _alone(model: nn.Module, everything: Sequence[Tensor]) -> Iterator[nn.Module
 
 
 @contextmanager
-def _drawn(
-    config: ModelConfig, cache_dir: Path, device: torch.device, form: FactorForm, ranks: Mapping[str, int]
-) -> Iterator[nn.Module]:
+def _drawn(source: ModelSource, form: FactorForm, ranks: Mapping[str, int]) -> Iterator[nn.Module]:
     """A model with random weights, the same in every turn; with ranks, low-rank modules in the place of those matrices.
 
     It holds none when the context ends, whoever holds it.
     """
-    model = _empty(config, cache_dir, form, ranks)
+    model, device = _empty(source, form, ranks), source.device
     try:
-        _put(model, CPU if config.offload else device)
+        _put(model, CPU if source.config.offload else device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             _draw(model)
-        if config.offload:
+        if source.config.offload:
             blocks = Blocks(model)
             offload_blocks(model, [blocks[index] for index in range(len(blocks))], device)
         yield model
@@ -143,12 +135,9 @@ def _drawn(
         release()
 
 
-def _empty(config: ModelConfig, cache_dir: Path, form: FactorForm, ranks: Mapping[str, int]) -> nn.Module:
+def _empty(source: ModelSource, form: FactorForm, ranks: Mapping[str, int]) -> nn.Module:
     """Return the model in the run's dtype, without weights."""
-    known: Any = meta_model(config, cache_dir).config
-    auto = AUTO_CLASSES[task_of(config, known)]
-    with META:
-        model = auto.from_config(known, dtype=resolve_dtype(config), trust_remote_code=config.trust_remote_code)
+    model = source.made(META, dtype=source.dtype)
     if ranks:
         model = Student(model, blank_modules(model, ranks, form)).settle()
     return model.eval().requires_grad_(False)

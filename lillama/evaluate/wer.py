@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from lillama.config import Normalizer, WerConfig
 from lillama.core.errors import ConfigError
-from lillama.data.utterances import KEY, Utterance
-from lillama.evaluate.transcribe import transcribe
+from lillama.data.utterances import KEY, Utterance, read_speech
+from lillama.evaluate.measure import Figures, Given, Measure
+from lillama.evaluate.transcribe import check_positions, transcribe
 
 EXAMPLES = 5
 RESAMPLES = 1000
@@ -38,6 +40,27 @@ class Edits:
     def errors(self) -> int:
         """Count the edits that make the hypothesis the reference."""
         return self.substitutions + self.deletions + self.insertions
+
+
+@dataclass(frozen=True, slots=True)
+class WordErrors(Measure):
+    """``stages=[wer]``."""
+
+    config: WerConfig
+    processor: Any
+    speech: Sequence[Utterance]
+    progress: bool
+
+    @classmethod
+    def read(cls, given: Given) -> "WordErrors":
+        """Read the transcripts; the sound is read when a clip's turn comes."""
+        config = given.config.wer
+        check_positions(given.model, config)
+        return cls(config, given.tokenizer, read_speech(config, given.tokenizer), given.progress)
+
+    def measure(self, model: nn.Module, *, dense: Figures | None, note: Callable[[Figures], None]) -> Figures:
+        """Have the model write down every clip."""
+        return word_errors(model, self.processor, self.speech, self.config, progress=self.progress)
 
 
 def word_errors(

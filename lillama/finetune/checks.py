@@ -2,12 +2,12 @@
 
 import importlib.util
 import os
-from pathlib import Path
+from typing import Any
 
-from lillama.config import Dtype, ModelConfig, Objective, RunConfig, Scope, Source, Stage, Task, Tune
+from lillama.config import Dtype, Objective, RunConfig, Scope, Source, Stage, Task, Tune
 from lillama.core.errors import ConfigError
 from lillama.model.blocks import Blocks
-from lillama.model.load import is_compressed, meta_model, model_task, same_vocabulary
+from lillama.model.source import ModelSource
 
 
 def check_finetune(config: RunConfig, task: Task, *, compressed: bool) -> None:
@@ -34,32 +34,30 @@ def check_finetune(config: RunConfig, task: Task, *, compressed: bool) -> None:
     _check_place(config)
 
 
-def check_teacher(config: RunConfig, cache_dir: Path) -> None:
+def check_teacher(config: RunConfig, model: ModelSource, base: ModelSource | None) -> None:
     """Raise a :class:`ConfigError` where the logits of ``evaluate.baseline`` are not those that a model can learn from.
 
     Of a run that compresses, the teacher is its own dense model, and nothing is looked at.
     """
-    base = config.baseline
     if config.finetune.objective is not Objective.kl or Stage.init in config.stages or base is None:
         return
-    where = f"evaluate.baseline={base.path}"
-    if is_compressed(base, cache_dir):
+    where = f"evaluate.baseline={base.config.path}"
+    if base.compressed:
         raise ConfigError(f"{where}: is compressed itself; finetune.objective=kl learns from a dense model")
-    if model_task(base, cache_dir) is not model_task(config.model, cache_dir):
+    if base.task is not model.task:
         raise ConfigError(f"{where}: is another kind of model than {config.model.name}")
-    if not same_vocabulary(base, config.model, cache_dir):
+    if not base.same_vocabulary(model):
         raise ConfigError(f"{where}: has another tokenizer; its logits are of other tokens")
-    (own, *states), (others, *wanted) = (_sizes(model, cache_dir) for model in (config.model, base))
+    (own, *states), (others, *wanted) = (_sizes(source.meta) for source in (model, base))
     if own != others:
         raise ConfigError(f"{where}: has {others} logits, and {config.model.name} has {own}")
     if config.finetune.hidden_weight and states != wanted:
         raise ConfigError(f"finetune.hidden_weight: {where} has other blocks than {config.model.name}; set it to 0")
 
 
-def _sizes(config: ModelConfig, cache_dir: Path) -> tuple[int, ...]:
+def _sizes(model: Any) -> tuple[int, ...]:
     """Count a model's logits, the width of its hidden states, and its blocks."""
-    model = meta_model(config, cache_dir)
-    return (*model.get_output_embeddings().weight.shape, len(Blocks(model)))  # type: ignore[operator]
+    return (*model.get_output_embeddings().weight.shape, len(Blocks(model)))
 
 
 def _check_place(config: RunConfig) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from lillama.algebra.ranks import largest_saving_rank
 from lillama.algebra.spectrum import FeatureSpectrum, SvdSpectrum
 from lillama.algebra.two_sided import TwoSidedSpectrum
-from lillama.config import FactorForm, ModelConfig, Weights
+from lillama.config import FactorForm, Weights
 from lillama.core.cache import Cache
 from lillama.core.provenance import digest
-from lillama.model.load import model_identity, resolve_device, resolve_dtype
+from lillama.model.source import ModelSource
 from lillama.model.surgery import matrix
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,14 @@ class FactorCache:
     identity: str
 
 
-def factor_cache(cache: Cache, config: ModelConfig, teacher: Any, *, seed: int) -> FactorCache:
+def factor_cache(cache: Cache, source: ModelSource, teacher: Any, *, seed: int) -> FactorCache:
     """Return the factorisations of a loaded model.
 
-    :param config: what it was loaded by. :param teacher: the model. :param seed: of random weights.
+    :param source: what it was loaded from. :param teacher: the model. :param seed: of random weights.
     """
-    identity = [model_identity(config), config.revision, config.task.name, type(teacher).__name__]
-    numbers = [str(resolve_dtype(config)), resolve_device(config).type]
+    config = source.config
+    identity = [source.identity, config.revision, config.task.name, type(teacher).__name__]
+    numbers = [str(source.dtype), source.device.type]
     if config.weights is Weights.random:
         weights = [teacher.config.to_json_string(use_diff=False), seed]
     else:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from lillama.core.errors import ConfigError
@@ -115,3 +116,25 @@ def _lengths(config: Any) -> set[int]:
         for key, value in values.items()
         if any(word in key for word in named) and isinstance(value, int) and not isinstance(value, bool) and value > 1
     }
+
+
+def check_length(key: str, asked: int, limit: int | None) -> None:
+    """Raise a :class:`ConfigError` where a sequence is longer than the model has positions (None: any length goes)."""
+    if limit is not None and asked > limit:
+        raise ConfigError(f"{key}={asked}: the model has positions for {limit} tokens; give at most {limit}")
+
+
+def check_tokens(key: str, ids: Any, limits: Limits, tokenizer: Any) -> None:
+    """Raise a :class:`ConfigError` that names a token which the model has no embedding for.
+
+    :param ids: those of real tokens only, any shape; padding needs no embedding.
+    """
+    flat = ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    highest = int(flat.max()) if flat.size else 0
+    if highest >= limits.tokens:
+        known = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, its tokenizer
+        word = known.convert_ids_to_tokens(highest)
+        raise ConfigError(
+            f"{key}: the tokenizer writes token {highest} ({word!r}), and the model has {limits.tokens} embeddings;"
+            " give the model's own tokenizer (model.tokenizer), or leave the token out of the text"
+        )

@@ -1,6 +1,6 @@
 """Compress in one call from Python: what ``run.py`` does, for a model and texts that are already in memory.
 
->>> from lillama.model.load import byte_tokenizer
+>>> from lillama.model.byte_tokenizer import byte_tokenizer
 >>> from transformers import LlamaConfig, LlamaForCausalLM
 >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=260, **sizes))

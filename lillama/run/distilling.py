@@ -10,29 +10,27 @@ from lillama.distill.progress import as_parts
 from lillama.evaluate.curve import Curve
 from lillama.model.student import Student
 from lillama.run.job import Job
-from lillama.run.measure import Measurement
-from lillama.run.prepare import RunInputs
 from lillama.run.reuse import Kept
 from lillama.strategy.plan import RankPlan
 
 
-def make_curve(job: Job, measurement: Measurement) -> Curve:
+def make_curve(job: Job) -> Curve:
     """Return the curve of a run, on its own clock; it measures nothing where perplexity is no stage of the run."""
-    record, wanted = job.record, Stage.perplexity in job.config.stages and job.team.main
+    record, note = job.record, job.resume.note
+    wanted = Stage.perplexity in job.run.stages and job.team.main
     record.claim(*CURVE)
     return Curve(
         record.folder,
-        measure=measurement.perplexity if wanted else None,
-        every=job.config.evaluate.every_tokens,
+        measure=job.perplexity if wanted else None,
+        every=job.run.config.evaluate.every_tokens,
         on_point=record.log_perplexity,
-        start=None if job.note is None or not job.team.main else job.note["curve"],
+        start=None if note is None or not job.team.main else note["curve"],
     )
 
 
-def distil(job: Job, plan: RankPlan, inputs: RunInputs, student: Student, curve: Curve) -> None:
+def distil(job: Job, plan: RankPlan, student: Student, curve: Curve) -> None:
     """Distil the student, telling the record and the curve of every step."""
-    assert inputs.data is not None
-    config, record = job.config, job.record
+    config, record = job.run.config, job.record
     record.claim(SNAPSHOTS, SCRATCH)
 
     def on_step(progress: Progress) -> None:
@@ -47,21 +45,21 @@ def distil(job: Job, plan: RankPlan, inputs: RunInputs, student: Student, curve:
         progress=config.progress and job.team.main,
         team=job.team,
         preemption=job.preemption,
-        snapshots=None if config.snapshot.off else job.saves.distill,
-        start=job.start,
+        snapshots=None if config.snapshot.off else job.resume.distilling,
+        start=job.resume.distilled,
         note=note,
         fixed=as_parts(student.orders()),
         scratch=record.folder / SCRATCH / str(job.team.rank),
         every_tokens=config.evaluate.every_tokens if Stage.perplexity in config.stages else 0,
-        save_at_end=job.saves.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
+        save_at_end=job.resume.kept is not None or bool(set(config.stages) & {*MEASURES, Stage.finetune}),
     )
-    distill(student, inputs.data, config.distill, config.loss, context)
+    distill(student, job.supply.inputs.calibration, config.distill, config.loss, context)
 
 
 def keep(job: Job, kept: Kept) -> None:
     """Keep the distillation for other runs; the time of it is not the distillation's."""
     with job.record.stage("save"):
-        made = job.saves.distill.newest()
+        made = job.resume.distilling.newest()
         if made is not None:  # none where this run has taken another's
             kept.keep(made, job.record.result.provenance)
 

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from lillama.config import MEASURES, FactorForm, PlanFileConfig, RunConfig, Stage, domain_key
+from lillama.config import MEASURES, FactorForm, PlanFileConfig, Stage, domain_key
 from lillama.config.schemas import hashed_values
 from lillama.core.errors import ConfigError
 from lillama.core.provenance import digest, path_digest, readable_digest
 from lillama.core.version import __version__
 from lillama.data.mixed import data_identity
 from lillama.data.sources import source_identity
-from lillama.model.load import model_identity
+from lillama.run.run import Run
 
 
-def run_fingerprint(config: RunConfig) -> str:
+def run_fingerprint(run: Run) -> str:
     """Hash a configuration, the content of the model and the texts, and the package's version.
 
     Fields that no result depends on say so themselves (:mod:`lillama.config.hashed`); groups that only a stage reads
@@ -20,6 +20,7 @@ def run_fingerprint(config: RunConfig) -> str:
 
     :raises ConfigError: where a model, a text or a plan is not there.
     """
+    config = run.config
     values = hashed_values(config)
     if config.factors.form is FactorForm.plain:  # what every run was before there was another form
         del values["factors"]
@@ -29,27 +30,27 @@ def run_fingerprint(config: RunConfig) -> str:
         del values["finetune"]
     for measure in set(MEASURES) - set(config.stages):
         del values["evaluate"][measure.name]
-    return digest([__version__, values, *_contents(config)])
+    return digest([__version__, values, *_contents(run)])
 
 
-def _contents(config: RunConfig) -> list[str | None]:
-    strategy = config.strategy
+def _contents(run: Run) -> list[str | None]:
+    config, strategy = run.config, run.config.strategy
     plan = _plan_digest(strategy) if isinstance(strategy, PlanFileConfig) else None
     if set(config.stages) == {Stage.plan} and not config.calibrates:
         # An inline architecture is part of the configuration: its plan needs neither weights nor texts.
-        return [plan, None if config.model.architecture else model_identity(config.model)]
+        return [plan, None if config.model.architecture else run.model.identity]
     if set(config.stages) == {Stage.plan}:
-        return [plan, model_identity(config.model), data_identity(config.data)]
+        return [plan, run.model.identity, data_identity(config.data)]
     perplexity = config.evaluate.perplexity
     texts = [data_identity(config.data), source_identity(perplexity, "evaluate.perplexity")]
     if Stage.finetune in config.stages:
         texts.append(data_identity(config.finetune_data))
-    return [plan, model_identity(config.model), *texts, *_measured_on(config)]
+    return [plan, run.model.identity, *texts, *_measured_on(run)]
 
 
-def _measured_on(config: RunConfig) -> list[str | None]:
+def _measured_on(run: Run) -> list[str | None]:
     """List what the measuring stages read, and the dense model beside a checkpoint."""
-    evaluate = config.evaluate
+    config, evaluate = run.config, run.config.evaluate
     tasks = (
         readable_digest(Path(evaluate.tasks_dir).expanduser(), "evaluate.tasks_dir")
         if Stage.zero_shot in config.stages and evaluate.tasks_dir
@@ -58,8 +59,7 @@ def _measured_on(config: RunConfig) -> list[str | None]:
     speech = source_identity(evaluate.wer, "evaluate.wer") if Stage.wer in config.stages else None
     texts = evaluate.domains.texts if Stage.domains in config.stages else {}
     domains = [source_identity(own, domain_key(name)) for name, own in texts.items()]
-    baseline = config.baseline
-    return [tasks, speech, *domains, None if baseline is None else model_identity(baseline)]
+    return [tasks, speech, *domains, None if run.baseline is None else run.baseline.identity]
 
 
 def _plan_digest(strategy: PlanFileConfig) -> str:

@@ -1,36 +1,34 @@
 """Memory that a run cannot do without, from shapes: what this machine lacks is refused before it is asked for."""
 
-from pathlib import Path
-
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lillama.config import RunConfig, Stage, Tune, Weights
+from lillama.config import Stage, Tune, Weights
 from lillama.core.errors import ConfigError
 from lillama.core.machine import host_memory
-from lillama.model.load import is_compressed, meta_model, resolve_device, resolve_dtype
+from lillama.run.run import Run
 
 LEARNT = 4 * 4  # bytes of a parameter that learns: itself, its gradient and AdamW's two moments, all float32
 PARTLY_BUILT = {Stage.plan, Stage.bench}  # a random model is built only as far as it is measured
 
 
-def check_memory(config: RunConfig) -> None:
+def check_memory(run: Run) -> None:
     """Raise a :class:`ConfigError` where the host cannot hold what the configuration asks for.
 
     These are lower bounds: a run that passes may still need more. A GPU that is too small says so by itself.
     """
-    if resolve_device(config.model).type != "cpu" or set(config.stages) <= PARTLY_BUILT:
+    config, source = run.config, run.model
+    if source.device.type != "cpu" or run.stages <= PARTLY_BUILT:
         return
-    cache_dir = Path(config.cache_dir).expanduser()
-    random, compressed = config.model.weights is Weights.random, is_compressed(config.model, cache_dir)
+    random, compressed = config.model.weights is Weights.random, source.compressed
     learns = config.finetune.train if Stage.finetune in config.stages else Tune.none
     if compressed and learns is not Tune.lora:
         return
-    model = meta_model(config.model, cache_dir)  # of a compressed one, what it was before: an adapter is no smaller
+    model = source.meta  # of a compressed one, what it was before: an adapter is no smaller
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if not compressed and (random or not config.model.offload):
         key = "model.architecture" if random else f"model.path={config.model.path}"
-        _check(key, parameters * resolve_dtype(config.model).itemsize, f"{parameters:,} parameters")
+        _check(key, parameters * source.dtype.itemsize, f"{parameters:,} parameters")
     if learns is Tune.all and Stage.init not in config.stages:
         _check("finetune.train=all", parameters * LEARNT, f"{parameters:,} parameters that learn")
     if learns is Tune.lora:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lillama.bench.stage import bench
-from lillama.config import PLANNED, KfacRanksConfig, Objective, RunConfig, Stage
+from lillama.config import PLANNED, Objective, RunConfig, Stage
 from lillama.core.errors import ConfigError
 from lillama.core.outputs import BENCH_CHART, SCRATCH, Outputs
 from lillama.core.preempt import Preemption, listening
@@ -26,23 +26,25 @@ from lillama.evaluate.curve import Curve
 from lillama.finetune import dense_teacher
 from lillama.init import StartNotes, start_factors
 from lillama.model.checkpoint import check_saveable, check_space
-from lillama.model.load import resolve_device, show_progress
+from lillama.model.source import show_progress
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules, take_orders
+from lillama.run.checks import check_runnable
 from lillama.run.distilling import distil, keep, make_curve
 from lillama.run.fingerprint import run_fingerprint
 from lillama.run.fits import check_memory
 from lillama.run.folder import alone, check_inputs, disk_explained, finished, leave_word, made
-from lillama.run.job import Job, Saves, note_of
+from lillama.run.job import Job
 from lillama.run.log_file import logged
-from lillama.run.measure import COMPRESSED, Measurement, measure_beside, measure_checkpoint
-from lillama.run.prepare import check_runnable, plan_shape, prepare_plan
+from lillama.run.measure import COMPRESSED, measure_beside, measure_checkpoint, measure_each
+from lillama.run.planning import agreed_plan
 from lillama.run.record import Start
 from lillama.run.recording import following, recording
+from lillama.run.resume import Resume
+from lillama.run.run import Run
 from lillama.run.saving import plan_beside, save, save_tuned
 from lillama.run.supply import Supply
 from lillama.run.tuning import tune
-from lillama.strategy.forecast import forecast, predicted_loss_rise
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
@@ -63,210 +65,171 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait:
     :raises Preempted: when the system asked the run to end.
     :raises WriteError: where the disk takes no more.
     """
+    this = Run.of(config)
     with listening() as preemption:
         show_progress(config.progress)
         check_inputs(config, made(folder))
         try:
-            fingerprint = run_fingerprint(config)
-            device = resolve_device(config.model)
+            fingerprint = run_fingerprint(this)
+            device = this.model.device
         except ConfigError as error:  # a model or a text that is not there
             with suppress(ConfigError), alone(folder):
                 leave_word(config, Outputs(folder), overrides, error)
             raise
         with team_of(config.parallel, device) as team:
-            saves = Saves.of(config, folder, fingerprint, background=device.type == "cuda")
+            resume = Resume.of(this, folder, fingerprint, background=device.type == "cuda")
             if not team.main:
-                return follow(config, folder, team, preemption, saves)
+                return follow(this, folder, team, preemption, resume)
             with alone(folder, wait=wait), disk_explained(folder):
                 return keep_records(
-                    config, Outputs(folder), fingerprint, overrides, team=team, preemption=preemption, saves=saves
+                    this, Outputs(folder), fingerprint, overrides, team=team, preemption=preemption, resume=resume
                 )
 
 
 def keep_records(
-    config: RunConfig,
+    this: Run,
     outputs: Outputs,
     fingerprint: str,
     overrides: Sequence[str],
     *,
     team: Team,
     preemption: Preemption,
-    saves: Saves,
+    resume: Resume,
 ) -> dict[str, Any]:
     """Run the stages in the process that writes to the folder, unless the folder holds their result."""
+    config = this.config
     previous = team.broadcast_object(finished(config, outputs, fingerprint))
     with outputs.settled(), logged(outputs):
         if previous is not None:
             outputs.finish()
             log.info("already done, nothing to run: %s", outputs.folder)
             return previous
-        own = saves.distill.latest()
-        others = saves.found() if own is None else None
-        start = team.broadcast_object(own or others)
-        tuned = saves.tuned(config, start)
-        note = note_of(own, tuned)
-        taken = others.note if others is not None and note is None else None
-        begun = Start(config.logger, note, taken)
+        resume.find(distils=Stage.distill in this.stages)
+        team.broadcast_object(resume.distilled)
+        borrowed = resume.borrowed_note
+        begun = Start(config.logger, resume.own_note, borrowed if resume.own_note is None else None)
         with (
             recording(config, outputs, fingerprint, overrides, begun, preemption=preemption) as record,
             disk_explained(outputs.folder),
             explained(team),
         ):
-            if others is not None:
-                record.result.provenance["distilled_by"] = others.note["made"]
-            run_stages(Job(config, record, team, preemption, saves, start, tuned))
-            saves.close()
+            if borrowed is not None:
+                record.result.provenance["distilled_by"] = borrowed["made"]
+            run_stages(Job(this, record, Supply(this, record), team, preemption, resume))
+            resume.close()
     return record.result.as_dict()
 
 
-def follow(config: RunConfig, folder: Path, team: Team, preemption: Preemption, saves: Saves) -> dict[str, Any]:
+def follow(this: Run, folder: Path, team: Team, preemption: Preemption, resume: Resume) -> dict[str, Any]:
     """Run the same stages on a process that keeps no records, without logging or writing."""
     previous = team.broadcast_object(None)
     if previous is not None:
         return previous
-    start = team.broadcast_object(None)
-    with following(config, folder) as record, explained(team):
-        run_stages(Job(config, record, team, preemption, saves, start))
+    resume.distilled = team.broadcast_object(None)
+    with following(this.config, folder) as record, explained(team):
+        run_stages(Job(this, record, Supply(this, record), team, preemption, resume))
     return record.result.as_dict()
 
 
 def run_stages(job: Job) -> None:
     """Make the plan, read the inputs, and then, with every check passed, do what the model is needed for."""
-    config, record, plan = job.config, job.record, None
-    supply = Supply(config, record)
-    if set(PLANNED) & set(config.stages):
+    config, stages, record, plan = job.run.config, job.run.stages, job.record, None
+    if stages & set(PLANNED):
         with record.stage("plan"):
-            plan = agreed_plan(job, supply)
+            plan = agreed_plan(job)
     else:
-        check_runnable(config)
-        check_memory(config)
-    if measures := bool(set(config.stages) - {Stage.plan, Stage.bench}):
-        supply.inputs()
-    known = plan_beside(config) if Stage.finetune in config.stages and Stage.init not in config.stages else None
+        check_runnable(job.run)
+        check_memory(job.run)
+    if measures := bool(stages - {Stage.plan, Stage.bench}):
+        job.supply.read_inputs()
+    known = plan_beside(job.run) if Stage.finetune in stages and Stage.init not in stages else None
     record.begin()
     if plan is not None:
         record.note_plan(plan)
     if measures:
-        inputs = supply.inputs()
         torch.manual_seed(config.seed)
-        if plan is not None and Stage.init in config.stages:
-            compress(job, plan, supply)
+        if plan is not None and Stage.init in stages:
+            compress(job, plan)
         elif job.team.main:
-            measurement = Measurement(config, record, inputs)
-            tuning = partial(tune_loaded, job, measurement, known) if Stage.finetune in config.stages else None
-            measure_checkpoint(measurement, plan, tuning)
-    if Stage.bench in config.stages and job.team.main:
-        assert plan is not None
+            measure_checkpoint(job, plan, partial(tune_loaded, job, known) if Stage.finetune in stages else None)
+    if plan is not None and Stage.bench in stages and job.team.main:
         record.claim(SCRATCH, BENCH_CHART)
         with record.stage("bench"):
-            record.result.bench = bench(config, plan, record.folder)
+            record.result.bench = bench(config, job.run.model, plan, record.folder)
 
 
-def agreed_plan(job: Job, supply: Supply) -> RankPlan:
-    """Return the plan that every process goes by, and every part of a run that is cut short.
-
-    One from spectra is made by the main process alone: theirs differ in the last bits from device to device.
-    """
-    config, folder = job.config, job.record.folder
-    if job.start is not None and "plan" in job.start.note:  # older snapshots lack it
-        return prepare_plan(config, folder, known=RankPlan.from_dict(job.start.note["plan"]))
-    if not config.strategy.from_spectra:
-        return prepare_plan(config, folder)
-    return job.team.broadcast_object(planned_by_spectra(job, supply) if job.team.main else None)
-
-
-def planned_by_spectra(job: Job, supply: Supply) -> RankPlan:
-    """Return the plan of a strategy that looks at weights and tokens; one by the loss comes with its forecast."""
-    config, folder, known = job.config, job.record.folder, dict[str, Sequence[float]]()
-
-    def spectra(names: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        known.update(supply.spectra(names))
-        return known
-
-    plan = prepare_plan(config, folder, spectra=spectra)
-    if not isinstance(config.strategy, KfacRanksConfig) or supply.loss_spectra is None:
-        return plan
-    loss, tokens = supply.loss_spectra.loss, supply.loss_spectra.tokens
-    job.record.note_forecast(forecast(plan_shape(config), config.strategy, known, loss=loss, tokens=tokens))
-    return replace(plan, predicted_loss_rise=predicted_loss_rise(plan.ranks, known))
-
-
-def compress(job: Job, plan: RankPlan, supply: Supply) -> None:
+def compress(job: Job, plan: RankPlan) -> None:
     """The model made smaller, measured, saved, measured as it is saved."""
-    config, record = job.config, job.record
-    inputs, teacher = supply.inputs(), supply.take_teacher()
+    config, record, inputs = job.run.config, job.record, job.supply.inputs
+    teacher = job.supply.take_teacher()
     if config.save_checkpoint and job.team.main:
         check_saveable(teacher, inputs.tokenizer)
-    measurement = Measurement(config, record, inputs)
-    curve = make_curve(job, measurement)
-    if job.note is None:
+    curve, begins = make_curve(job), job.resume.note is None
+    if begins:
         curve.add_dense(teacher)
     with record.stage("init"):
-        student, plan = first_student(job, teacher, plan, supply)
-    if job.note is None:
+        student, plan = first_student(job, teacher, plan)
+    if begins:
         curve.add(student, tokens=0)
     if Stage.distill in config.stages:
         with record.stage("distill"):
-            distil(job, plan, inputs, student, curve)
-        if job.team.main and job.saves.kept is not None:
-            keep(job, job.saves.kept)
+            distil(job, plan, student, curve)
+        if job.team.main and job.resume.kept is not None:
+            keep(job, job.resume.kept)
     curve.add(student, record.result.tokens)
     curve.draw(title=f"{config.model.name}, {plan.realised:.1%} smaller")
     student.check_finite()
-    record.note_curve(curve.figures, curve.points, inputs.text)
+    record.note_curve(curve.figures, curve.points, inputs.text if curve.figures else None)
     if job.team.main:
-        finish(job, measurement, plan, student, curve)
+        finish(job, plan, student, curve)
 
 
-def finish(job: Job, measurement: Measurement, plan: RankPlan, student: Student, curve: Curve) -> None:
+def finish(job: Job, plan: RankPlan, student: Student, curve: Curve) -> None:
     """Finish on one process: measures beside the dense model, fine-tuning, the checkpoint, its measures."""
-    config, record = measurement.config, measurement.record
-    measure_beside(measurement, student)
-    compressed = settled(job, measurement, student, curve)
-    if config.save_checkpoint:
-        with record.stage("save"):
-            save(config, plan, measurement.inputs, compressed, record)
-    measurement.each(compressed, COMPRESSED)
+    measure_beside(job, student)
+    compressed = settled(job, student, curve)
+    if job.run.config.save_checkpoint:
+        with job.record.stage("save"):
+            save(job, plan, compressed)
+    measure_each(job, compressed, COMPRESSED)
 
 
-def settled(job: Job, measurement: Measurement, student: Student, curve: Curve) -> nn.Module:
+def settled(job: Job, student: Student, curve: Curve) -> nn.Module:
     """Settle the student and fine-tune it where that is a stage of the run; nothing is left of the dense model."""
-    config = job.config
-    if Stage.finetune not in config.stages:
+    if Stage.finetune not in job.run.stages:
         return student.settle()
-    teacher = dense_teacher(student) if config.finetune.objective is Objective.kl else None
-    return tune(measurement, student.settle(), job.resumption(curve=curve.state()), teacher)
+    teacher = dense_teacher(student) if job.run.config.finetune.objective is Objective.kl else None
+    return tune(job, student.settle(), teacher, known={"curve": curve.state()})
 
 
-def tune_loaded(
-    job: Job, measurement: Measurement, plan: Mapping[str, Any] | None, model: nn.Module, teacher: nn.Module | None
-) -> nn.Module:
+def tune_loaded(job: Job, plan: Mapping[str, Any] | None, model: nn.Module, teacher: nn.Module | None) -> nn.Module:
     """Fine-tune a model as it came, dense or compressed, and save it.
 
     :param plan: of a compressed one. :param teacher: the dense model beside it.
     """
-    config, record = job.config, job.record
-    if config.save_checkpoint:
-        check_saveable(model, measurement.inputs.tokenizer)
+    saves, record = job.run.config.save_checkpoint, job.record
+    if saves:
+        check_saveable(model, job.supply.inputs.tokenizer)
         check_space(record.folder, sum(p.numel() for p in model.parameters()), next(model.parameters()).dtype)
-    tuned = tune(measurement, model, job.resumption(), teacher)
-    if config.save_checkpoint:
+    tuned = tune(job, model, teacher)
+    if saves:
         with record.stage("save"):
-            save_tuned(config, measurement.inputs, tuned, record, plan)
+            save_tuned(job, tuned, plan)
     return tuned
 
 
-def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) -> tuple[Student, RankPlan]:
+def first_student(job: Job, teacher: nn.Module, plan: RankPlan) -> tuple[Student, RankPlan]:
     """Return the student before it learns, and the plan with what its start predicts.
 
     The factors are still blank where a snapshot will fill them.
 
     The main process of a team makes the factors for all.
     """
-    config = job.config
+    config, start = job.run.config, job.resume.distilled
     ranks, form = plan.ranks, plan.factors
-    if job.start is None and job.team.main:
-        data, known = supply.inputs().data, supply.factors(teacher)
+    if start is None and job.team.main:
+        known = job.supply.factors(teacher)
+        data = job.supply.inputs.calibration if config.calibrates else None
         notes = StartNotes()
         options: dict[str, Any] = {"form": form, "cache": known, "progress": config.progress, "notes": notes}
         made = start_factors(teacher, ranks, data, config.init, **options)
@@ -276,8 +239,8 @@ def first_student(job: Job, teacher: nn.Module, plan: RankPlan, supply: Supply) 
     else:
         made = blank_modules(teacher, ranks, form, keep_bias=config.init.keep_bias)
     student = Student(teacher, made)
-    if job.start is None:
+    if start is None:
         job.team.broadcast_tensors([*student.factor_parameters(), *student.orders().values()])
     elif orders := student.orders():
-        take_orders(orders, job.start.part(ORDERS))
+        take_orders(orders, start.part(ORDERS))
     return student, plan

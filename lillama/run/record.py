@@ -152,16 +152,17 @@ class Record:
         """Keep how many parameters the measured models have, by role; for a run that has no plan."""
         self.result.parameters = self.result.parameters or parameters
 
-    def note_data(self, data: Calibration | None, text: MeasuredText | None) -> None:
-        """Keep what the tokens were."""
-        if data is not None:
-            self.result.data |= described(data)
-        if text is not None:
-            named = {f"perplexity_{name}": count for name, count in text.counts.as_dict().items()}
-            self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes, **named}
+    def note_data(self, data: Calibration) -> None:
+        """Keep what the model learnt from."""
+        self.result.data |= described(data)
+
+    def note_text(self, text: MeasuredText) -> None:
+        """Keep what perplexity is measured on."""
+        named = {f"perplexity_{name}": count for name, count in text.counts.as_dict().items()}
+        self.result.data |= {"perplexity_tokens": len(text), "perplexity_bytes": text.bytes, **named}
 
     def note_curve(self, figures: dict[str, float], points: list[tuple[int, float]], text: MeasuredText | None) -> None:
-        """Keep the perplexities, and what they come to for a byte of the text."""
+        """Keep the perplexities, and what they come to for a byte of the text; of none, where none were measured."""
         self.result.perplexity, self.result.curve = figures, points
         if "dense" in figures and "start" in figures:
             self.result.loss_rise["measured"] = math.log(figures["start"] / figures["dense"])
@@ -172,12 +173,14 @@ class Record:
         """Keep the start's rise of the loss on the texts of ``domains``; that on the perplexity's text goes first."""
         self.result.loss_rise.setdefault("measured", measured)
 
-    def note_finetune(self, figures: dict[str, Any], perplexity: float | None, text: MeasuredText | None) -> None:
-        """Keep what a fine-tuning was, and the perplexity after it."""
+    def note_finetune(self, figures: dict[str, Any]) -> None:
+        """Keep what a fine-tuning was."""
         self.result.finetune = figures | {"seconds": self.result.seconds["finetune"]}
-        if perplexity is not None and text is not None:
-            self.result.perplexity["finetuned"] = perplexity
-            self.result.bits_per_byte["finetuned"] = text.bits_per_byte(perplexity)
+
+    def note_tuned(self, perplexity: float, text: MeasuredText) -> None:
+        """Keep the perplexity after a fine-tuning."""
+        self.result.perplexity["finetuned"] = perplexity
+        self.result.bits_per_byte["finetuned"] = text.bits_per_byte(perplexity)
 
     def note_measured(self, stage: str, role: str, figures: dict[str, Any]) -> None:
         """Keep what a stage has found of a model so far; it is on disk at once, however the run ends."""

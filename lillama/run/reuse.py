@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lillama.config import MADE_BY_DEFAULT, RunConfig
-from lillama.core.cache import Cache
+from lillama.config import MADE_BY_DEFAULT
 from lillama.core.errors import SnapshotError
 from lillama.distill.snapshot import Snapshot, Snapshots
 from lillama.run.fingerprint import run_fingerprint
+from lillama.run.run import Run
 
 log = logging.getLogger(__name__)
 KIND = "models"
@@ -20,12 +20,11 @@ KIND = "models"
 class Kept:
     """The place of the model that a configuration makes, whatever is measured of it: its factors and its curve."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._key = run_fingerprint(
-            replace(config, stages=[stage for stage in MADE_BY_DEFAULT if stage in config.stages])
-        )
-        self._cache = Cache(Path(config.cache_dir).expanduser())
-        self._settings = replace(config.snapshot, keep=1)
+    def __init__(self, run: Run) -> None:
+        made = [stage for stage in MADE_BY_DEFAULT if stage in run.stages]
+        self._key = run_fingerprint(replace(run, config=replace(run.config, stages=made)))
+        self._cache = run.cache
+        self._settings = replace(run.config.snapshot, keep=1)
 
     def find(self) -> Snapshot | None:
         """Find the finished distillation, if a run has left it; one that was changed since is dropped."""

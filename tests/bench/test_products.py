@@ -9,7 +9,7 @@ from lillama.bench.engine import Engine
 from lillama.bench.needed import Settings, attention_flops, llama_like, needed_flops
 from lillama.bench.products import Layout, Recorder, Replay, total_flops
 from lillama.config import BlockwiseConfig, DistillConfig, Dtype, LossConfig, ModelConfig, StudentInputs, Train, Weights
-from lillama.model.load import load_model
+from lillama.model.source import ModelSource
 from lillama.model.student import random_student
 from lillama.model.targets import model_shape
 from tests.conftest import TINY_LLAMA
@@ -52,7 +52,7 @@ def test_the_engine_makes_the_products_that_the_method_needs_and_no_other(tiny_m
 def test_the_products_are_seen_on_a_gpu_too(tmp_path):
     architecture = {**TINY_LLAMA, "hidden_size": 64}  # heads of 16, which fused kernels take
     options = {"weights": Weights.random, "dtype": Dtype.bfloat16, "device": "cuda"}
-    model = load_model(ModelConfig(name="tiny", architecture=architecture, **options), tmp_path, seed=0)
+    model = ModelSource(ModelConfig(name="tiny", architecture=architecture, **options), tmp_path).load(seed=0)
     shape = model_shape(model)
     ranks = ranks_of(shape, ("",))
     config, loss = DistillConfig(batch_size=BATCH), LossConfig(inputs=StudentInputs.teacher_student)

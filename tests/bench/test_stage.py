@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lillama.core.errors import ConfigError
-from lillama.run.fingerprint import run_fingerprint
 from lillama.run.pipeline import run
-from tests.conftest import TINY_RUN, composed
+from tests.conftest import TINY_RUN, composed, fingerprint
 
 BENCH = (*TINY_RUN, "stages=[plan,bench]", "data.seq_len=16", "distill.batch_size=2", "bench.rounds=3")
 TWO_BLOCKS = ("strategy.reduction=0.3",)  # of the tiny Llama, with these ranks
@@ -100,8 +99,8 @@ def test_a_low_rank_embedding_is_measured_whole_or_not_at_all(tmp_path):
 
 
 def test_other_runs_do_not_depend_on_the_bench():
-    assert run_fingerprint(composed(*TINY_RUN)) == run_fingerprint(composed(*TINY_RUN, "bench=truncated"))
-    assert run_fingerprint(composed(*BENCH)) != run_fingerprint(composed(*BENCH, "bench.blocks=1"))
+    assert fingerprint(composed(*TINY_RUN)) == fingerprint(composed(*TINY_RUN, "bench=truncated"))
+    assert fingerprint(composed(*BENCH)) != fingerprint(composed(*BENCH, "bench.blocks=1"))
 
 
 @pytest.mark.parametrize("key", ["bench.rounds=0", "bench.warmup=-1", "bench.seconds=0", "bench.blocks=0"])

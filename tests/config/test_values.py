@@ -16,11 +16,12 @@ from lillama.config import ModelConfig, PlanFileConfig, Stage
 from lillama.config.limits import LARGEST, PATHS, check_values
 from lillama.core.errors import ConfigError
 from lillama.model.architecture import inline_architecture
-from lillama.model.load import load_model
 from lillama.model.remote_code import code_options
+from lillama.model.source import ModelSource
 from lillama.model.targets import ModelShape
 from lillama.run.command_line import one_line
 from lillama.run.pipeline import run
+from lillama.run.run import Run
 from lillama.run.saving import plan_beside
 from lillama.strategy.plan import plan_file
 from tests.conftest import ROOT, TINY_LLAMA, TINY_RUN, composed
@@ -155,7 +156,7 @@ def test_what_a_familys_code_reads_is_known(family):
     ],
 )
 def test_what_the_machine_cannot_hold_is_refused_from_shapes(words, key, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     status, _, err = cli(*TINY_RUN, *words, f"hydra.run.dir={tmp_path}")
     (error,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert status == 2
@@ -166,14 +167,14 @@ def test_what_the_machine_cannot_hold_is_refused_from_shapes(words, key, cli, tm
 @pytest.mark.parametrize(("there", "fits"), [(0, True), (-1, False)])
 def test_the_bound_is_what_the_weights_take(there, fits, monkeypatch, tmp_path):
     config = composed(*TINY_RUN, "model.dtype=float32", "model.device=cpu")
-    weights = sum(4 * parameter.numel() for parameter in load_model(config.model, tmp_path).parameters())
+    weights = sum(4 * parameter.numel() for parameter in ModelSource(config.model, tmp_path).load().parameters())
     monkeypatch.setattr(lillama.run.fits, "host_memory", lambda: weights + there)
     if fits:
-        lillama.run.fits.check_memory(config)
+        lillama.run.fits.check_memory(Run.of(config))
     else:
         with pytest.raises(ConfigError, match="parameters need"):
-            lillama.run.fits.check_memory(config)
-    lillama.run.fits.check_memory(composed(*TINY_RUN, "model.device=cpu", "stages=[plan]"))
+            lillama.run.fits.check_memory(Run.of(config))
+    lillama.run.fits.check_memory(Run.of(composed(*TINY_RUN, "model.device=cpu", "stages=[plan]")))
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +191,7 @@ def refusal(cli, tmp_path, monkeypatch):
 
 
 def refused(cli, tmp_path, monkeypatch, *words):
-    for place in ("lillama.run.supply", "lillama.run.measure", "lillama.bench.built"):
-        monkeypatch.setattr(f"{place}.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     fitting = [
         own for own in TINY_RUN if not own.startswith(("model=", "strategy")) or not words[0].startswith(own[:5])
     ]
@@ -241,8 +241,8 @@ def test_a_broken_plan_beside_a_checkpoint_is_named_before_it_is_tuned(text, who
     model = dataclasses.replace(whole.model, path=str(tmp_path))
     config = dataclasses.replace(whole, model=model, stages=[Stage.finetune])
     with pytest.raises(ConfigError, match=rf"^model.path={tmp_path}: its plan.json is damaged"):
-        plan_beside(config)
-    assert plan_beside(dataclasses.replace(config, model=dataclasses.replace(model, path=str(checkpoint))))
+        plan_beside(Run.of(config))
+    assert plan_beside(Run.of(dataclasses.replace(config, model=dataclasses.replace(model, path=str(checkpoint)))))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Text that a model writes itself: exact, the same every time, kept, and nobody else's settings."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,8 @@ from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.generated import Writer, generated_blocks
 from lillama.data.mixed import text_blocks
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.model.source import ModelSource
 from tests.conftest import TINY_LLAMA
 from tests.families import tiny
 
@@ -27,7 +30,7 @@ MODEL = ModelConfig(name="tiny", weights=Weights.random, architecture=dict(TINY_
 
 
 def writer(model, seed=0):
-    return Writer(MODEL, seed, lambda: model)
+    return Writer(ModelSource(MODEL, Path()), seed, lambda: model)
 
 
 def config(write=None, **options):
@@ -59,7 +62,10 @@ def test_it_is_the_same_text_every_time_and_written_once(tmp_path, tiny_model):
     assert torch.equal(torch.rand(1), following), "the run's own random numbers stay as they are"
     assert written(tmp_path / "two", tiny_model).hash == first.hash
     held = generated_blocks(
-        config(), TOKENIZER, Cache(tmp_path / "one"), Writer(MODEL, 0, lambda: pytest.fail("loaded"))
+        config(),
+        TOKENIZER,
+        Cache(tmp_path / "one"),
+        Writer(ModelSource(MODEL, Path()), 0, lambda: pytest.fail("loaded")),
     )
     np.testing.assert_array_equal(held.ids, first.ids)
 

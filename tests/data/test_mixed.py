@@ -13,9 +13,8 @@ from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.mixed import data_identity, interleaved, parts_of, shared_out, text_blocks
 from lillama.data.tokens import TokenBlocks
-from lillama.model.load import byte_tokenizer
-from lillama.run.fingerprint import run_fingerprint
-from tests.conftest import TINY_RUN, composed
+from lillama.model.byte_tokenizer import byte_tokenizer
+from tests.conftest import TINY_RUN, composed, fingerprint
 
 TOKENIZER = byte_tokenizer()
 shares_of = st.lists(st.integers(1, 20), min_size=1, max_size=5).map(
@@ -143,7 +142,7 @@ def test_where_a_text_lies_does_not_matter_to_a_run_but_what_it_says_does(tmp_pa
         parts = [f"data.parts.{name}.path={tmp_path / place / f'{file}.jsonl'}" for name, file in PLACES.items()]
         config = composed(*TINY_RUN, "data=mixed", "data.parts.docs.source=local", *parts)
         config.data.parts["code"].files = None
-        found.append((run_fingerprint(config), data_identity(config.data)))
+        found.append((fingerprint(config), data_identity(config.data)))
     assert found[0] == found[1]
     assert found[0][0] != found[2][0]
     assert found[0][1] != found[2][1]

@@ -10,7 +10,7 @@ from lillama.core.errors import ConfigError
 from lillama.data import packing, sources
 from lillama.data.rows import ListedRows
 from lillama.data.tokens import build_blocks, token_blocks
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 WORDS = [f"row {number}: " + "word " * (20 + number % 7) for number in range(400)]

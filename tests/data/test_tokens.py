@@ -9,7 +9,7 @@ from lillama.config import DataConfig, Join, Order, Packing, Source
 from lillama.core.cache import Cache
 from lillama.core.errors import ConfigError
 from lillama.data.tokens import build_blocks, token_blocks
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

@@ -212,13 +212,13 @@ def test_padding_does_not_teach(tiny_model):
 
 def test_master_weights_keep_steps_that_bfloat16_would_lose(tiny_config, tmp_path):
     from lillama.config import Dtype
-    from lillama.model.load import load_model
+    from lillama.model.source import ModelSource
 
     tiny_config.dtype = Dtype.bfloat16
     tokens = random_tokens(8, 32)
 
     def moved(master_weights):
-        student = student_of(load_model(tiny_config, tmp_path), RANKS)
+        student = student_of(ModelSource(tiny_config, tmp_path).load(), RANKS)
         factor = student.blocks[1].mlp.down_proj.A.weight
         before = factor.detach().float().clone()
         config = DistillConfig(batch_size=1, lr=1e-6, weight_decay=0.0, master_weights=master_weights)
@@ -260,14 +260,14 @@ def test_the_weights_before_the_lowest_batch_can_be_kept(tiny_model, tokens):
 
 
 def test_dropout_is_off_unless_asked_for(tiny_config, tmp_path, tokens):
-    from lillama.model.load import load_model
+    from lillama.model.source import ModelSource
 
     tiny_config.architecture |= {"attention_dropout": 0.5}
 
     def losses(dropout):
         torch.manual_seed(0)
         found = []
-        student = student_of(load_model(tiny_config, tmp_path), RANKS)
+        student = student_of(ModelSource(tiny_config, tmp_path).load(), RANKS)
         distill(
             student,
             tokens,

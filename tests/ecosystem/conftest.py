@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lillama.config import FactorForm
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import byte_tokenizer
 from tests.families import tiny
 from tests.model.test_families import mixed_ranks, perturb_biases
 from tests.model.test_student import student_of

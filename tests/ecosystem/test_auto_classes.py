@@ -21,7 +21,7 @@ from transformers import (
 
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import FactorForm
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import RUNTIME_FILES, LowRank, LowRankEmbedding
 from tests.ecosystem.conftest import make_checkpoint
 from tests.families import batch_for, tiny

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lillama.config import FactorForm
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.checkpoint import save_checkpoint
-from lillama.model.load import byte_tokenizer
 from lillama.model.lowrank import RUNTIME_FILES
 from tests.ecosystem.conftest import make_checkpoint
 from tests.families import tiny

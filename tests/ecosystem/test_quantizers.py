@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import FactorForm
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.inputs import model_inputs
-from lillama.model.load import byte_tokenizer
 from tests.families import batch_for, tiny
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of

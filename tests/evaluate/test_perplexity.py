@@ -6,7 +6,7 @@ import torch
 from lillama.config import InvalidRows, PerplexityConfig, Source
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.perplexity import measured_text, perplexity
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 
 IDS = torch.randint(4, 260, (75,), generator=torch.Generator().manual_seed(0))
 

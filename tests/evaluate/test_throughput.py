@@ -12,7 +12,7 @@ from lillama.core.errors import ConfigError, DivergedError
 from lillama.evaluate.generation import Case, PeakMemory, cases_of, forward, generate, weight_bytes
 from lillama.evaluate.throughput import throughput
 from lillama.evaluate.variants import Variant, model_variants, student_variants
-from lillama.model.load import load_model
+from lillama.model.source import ModelSource
 from lillama.model.student import random_student
 from tests.families import FAMILIES, tiny
 
@@ -226,7 +226,7 @@ def test_a_length_beyond_a_table_of_positions_is_refused_by_name():
 def test_a_length_beyond_rotary_positions_is_measured(tmp_path):
     architecture = {"model_type": "llama", **FAMILIES["llama"], "max_position_embeddings": 8}
     config = ModelConfig(name="short", weights=Weights.random, architecture=architecture, device="cpu")
-    found = throughput(model_variants({"dense": load_model(config, tmp_path)}), IDS, quick(rounds=1))
+    found = throughput(model_variants({"dense": ModelSource(config, tmp_path).load()}), IDS, quick(rounds=1))
     assert isinstance(found["dense"]["forward"]["16"], dict)
 
 

@@ -5,8 +5,8 @@ import torch
 
 from lillama.config import Dtype, ModelConfig, Weights
 from lillama.evaluate.variants import model_variants, random_variants, student_variants, tensors_of
-from lillama.model.load import load_model, meta_model
 from lillama.model.lowrank import LowRank
+from lillama.model.source import ModelSource
 from lillama.model.student import random_student
 from lillama.model.targets import model_shape
 from tests.conftest import TINY_LLAMA
@@ -24,7 +24,7 @@ def config_of(family, **options):
 
 
 def ranks_of(config, folder: Path, rank=4):
-    return {target.name: rank for target in model_shape(meta_model(config, folder)).targets}
+    return {target.name: rank for target in model_shape(ModelSource(config, folder).meta).targets}
 
 
 @torch.no_grad()
@@ -58,10 +58,10 @@ def test_models_are_in_evaluation_mode_at_work_and_what_they_were_after_it(tiny_
 
 def test_the_weights_of_the_variants_are_those_of_the_plan(tiny_config, tmp_path):
     ranks = ranks_of(tiny_config, tmp_path)
-    shape = model_shape(meta_model(tiny_config, tmp_path))
+    shape = model_shape(ModelSource(tiny_config, tmp_path).meta)
     saved = sum(t.parameters - 4 * sum(t.shape) for t in shape.targets)
     counts = {}
-    for variant in random_variants(tiny_config, ranks, tmp_path, CPU):
+    for variant in random_variants(ModelSource(tiny_config, tmp_path), ranks):
         with variant.at_work() as model:
             counts[variant.role] = sum(parameter.numel() for parameter in model.parameters())
     assert counts["dense"] == shape.parameters
@@ -72,7 +72,7 @@ def test_the_weights_of_the_variants_are_those_of_the_plan(tiny_config, tmp_path
 def test_random_variants_compute_finite_logits_and_are_factored(family, tmp_path):
     config = config_of(family, device="cpu", dtype=Dtype.bfloat16)
     ranks = ranks_of(config, tmp_path)
-    dense, compressed = random_variants(config, ranks, tmp_path, CPU)
+    dense, compressed = random_variants(ModelSource(config, tmp_path), ranks)
     with dense.at_work() as model:
         assert not any(isinstance(module, LowRank) for module in model.modules())
         assert logits_of(model).isfinite().all()
@@ -86,8 +86,8 @@ def test_random_variants_compute_finite_logits_and_are_factored(family, tmp_path
 def test_a_random_model_is_one_that_was_loaded_but_for_its_matrices(family, tmp_path):
     """Buffers (rotary tables), norms, dtypes and ties are what the model's own making sets."""
     config = config_of(family, device="cpu", dtype=Dtype.bfloat16)
-    loaded = load_model(config, tmp_path, seed=0)
-    with random_variants(config, {}, tmp_path, CPU)[0].at_work() as model:
+    loaded = ModelSource(config, tmp_path).load(seed=0)
+    with random_variants(ModelSource(config, tmp_path), {})[0].at_work() as model:
         expected, found = dict(loaded.named_buffers()), dict(model.named_buffers())
         assert expected.keys() == found.keys()
         for name, buffer in expected.items():
@@ -101,7 +101,7 @@ def test_a_random_model_is_one_that_was_loaded_but_for_its_matrices(family, tmp_
 
 
 def test_a_matrix_is_drawn_by_its_fan_in(tiny_config, tmp_path):
-    _, compressed = random_variants(tiny_config, {"model.layers.0.mlp.down_proj": 16}, tmp_path, CPU)
+    _, compressed = random_variants(ModelSource(tiny_config, tmp_path), {"model.layers.0.mlp.down_proj": 16})
     with compressed.at_work() as model:
         layer = model.model.layers[0].mlp
         for weight in (layer.up_proj.weight, layer.down_proj.A.weight, layer.down_proj.B.weight):
@@ -111,14 +111,14 @@ def test_a_matrix_is_drawn_by_its_fan_in(tiny_config, tmp_path):
 def test_tied_low_rank_ends_share_their_factors(tmp_path):
     architecture = {**TINY_LLAMA, "tie_word_embeddings": True}
     config = ModelConfig(name="tied", weights=Weights.random, architecture=architecture, device="cpu")
-    _, compressed = random_variants(config, {"model.embed_tokens": 8}, tmp_path, CPU)
+    _, compressed = random_variants(ModelSource(config, tmp_path), {"model.embed_tokens": 8})
     with compressed.at_work() as model:
         assert model.lm_head.A.weight is model.model.embed_tokens.A.weight
         assert logits_of(model).isfinite().all()
 
 
 def test_every_turn_has_the_same_random_weights_and_nothing_stays(tiny_config, tmp_path):
-    dense, _ = random_variants(tiny_config, {"model.layers.0.mlp.up_proj": 4}, tmp_path, CPU)
+    dense, _ = random_variants(ModelSource(tiny_config, tmp_path), {"model.layers.0.mlp.up_proj": 4})
     before = torch.get_rng_state()
     found = []
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_every_turn_has_the_same_random_weights_and_nothing_stays(tiny_config, t
 
 
 def test_a_turn_that_fails_leaves_nothing_either(tiny_config, tmp_path):
-    dense, _ = random_variants(tiny_config, {}, tmp_path, CPU)
+    dense, _ = random_variants(ModelSource(tiny_config, tmp_path), {})
     with pytest.raises(MemoryError), dense.at_work() as model:
         raise MemoryError
     assert {tensor.device.type for tensor in tensors_of(model)} == {"meta"}
@@ -139,8 +139,8 @@ def test_a_turn_that_fails_leaves_nothing_either(tiny_config, tmp_path):
 def test_blocks_may_stay_at_home(tiny_config, tmp_path):
     tiny_config.offload = True
     ranks = {"model.layers.1.mlp.up_proj": 4, "model.layers.3.mlp.up_proj": 4}
-    teacher = load_model(tiny_config, tmp_path, seed=0)
-    variants = [*student_variants(random_student(teacher, ranks)), *random_variants(tiny_config, ranks, tmp_path, CPU)]
+    source = ModelSource(tiny_config, tmp_path)
+    variants = [*student_variants(random_student(source.load(), ranks)), *random_variants(source, ranks)]
     for variant in variants:
         with variant.at_work() as model:
             assert logits_of(model).isfinite().all()
@@ -152,11 +152,11 @@ def test_only_what_is_at_work_is_on_the_gpu(kind, tmp_path):
     config = ModelConfig(name="tiny", weights=Weights.random, architecture=dict(TINY_LLAMA), device="cuda")
     ranks = ranks_of(config, tmp_path)
     if kind == "random":
-        variants = random_variants(config, ranks, tmp_path, torch.device("cuda"))
+        variants = random_variants(ModelSource(config, tmp_path), ranks)
     elif kind == "student":
-        variants = student_variants(random_student(load_model(config, tmp_path), ranks))
+        variants = student_variants(random_student(ModelSource(config, tmp_path).load(), ranks))
     else:
-        variants = model_variants({role: load_model(config, tmp_path) for role in ("dense", "compressed")})
+        variants = model_variants({role: ModelSource(config, tmp_path).load() for role in ("dense", "compressed")})
     idle = torch.cuda.memory_allocated()  # the workspace that a matrix product before this one has left
     for variant in variants:
         with variant.at_work() as model:

@@ -14,7 +14,7 @@ from lillama.config import Normalizer, Source, WerConfig
 from lillama.core.errors import ConfigError, DivergedError
 from lillama.data.utterances import Utterance
 from lillama.evaluate.wer import Edits, standard_error, word_edits, word_errors
-from lillama.model.load import BYTE_TOKENS, byte_tokenizer
+from lillama.model.byte_tokenizer import BYTE_TOKENS, byte_tokenizer
 from tests.families import tiny
 
 pytest.importorskip("jiwer", reason="jiwer is not installed")

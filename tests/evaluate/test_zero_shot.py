@@ -11,8 +11,9 @@ from lillama.config import ZeroShotConfig
 from lillama.core.cache import Cache
 from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError, DivergedError
+from lillama.evaluate.scores import mean_of, recovery
 from lillama.evaluate.tasks import Tasks, harness_tasks, task_manager
-from lillama.evaluate.zero_shot import mean_of, recovery, zero_shot
+from lillama.evaluate.zero_shot import zero_shot
 from tests.evaluate.tasks_data import NAMES, fill, rows, write
 
 METRICS = {"piqa": "acc_norm", "arc_easy": "acc_norm", "boolq": "acc"}

@@ -3,7 +3,7 @@
 import pytest
 
 from lillama.config.compose import experiment_sweep
-from lillama.model.load import meta_model
+from lillama.model.source import ModelSource
 from lillama.model.targets import model_shape
 from lillama.report.experiment import Places, experiment_tables
 from lillama.report.names import named
@@ -19,7 +19,7 @@ def model_shapes(tmp_path_factory):
     def shape(config):
         key = config.name, str(config.targets)
         if key not in known:
-            known[key] = model_shape(meta_model(config, tmp_path_factory.mktemp("cache")), config.targets)
+            known[key] = model_shape(ModelSource(config, tmp_path_factory.mktemp("cache")).meta, config.targets)
         return known[key]
 
     return shape

@@ -18,6 +18,7 @@ from lillama.config import Dtype, FeatureConfig, KfacConfig, ModelConfig, Random
 from lillama.core.cache import Cache, entries
 from lillama.data.tokens import TokenBlocks
 from lillama.init import FactorCache, factor_cache, start_factors
+from lillama.model.source import ModelSource
 from lillama.model.surgery import matrix
 from tests.conftest import TINY_LLAMA
 from tests.families import tiny
@@ -255,7 +256,9 @@ def test_the_identity_of_a_model_is_what_its_matrices_depend_on(tmp_path):
     model = tiny("llama")
 
     def identity(model=model, seed=0, **changes):
-        return factor_cache(Cache(tmp_path), replace(config, **changes), model, seed=seed).identity
+        return factor_cache(
+            Cache(tmp_path), ModelSource(replace(config, **changes), tmp_path), model, seed=seed
+        ).identity
 
     assert identity() == identity(name="b") == identity(tiny("llama"))
     larger = tiny("llama", vocab_size=65)

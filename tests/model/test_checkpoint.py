@@ -10,7 +10,7 @@ from lillama import load_checkpoint, save_checkpoint
 from lillama.config import Dtype
 from lillama.core.errors import ConfigError, WriteError
 from lillama.model.checkpoint import check_saveable, check_space
-from lillama.model.load import load_model
+from lillama.model.source import ModelSource
 from tests.model.test_student import IDS, student_of
 
 # In module order, which is not the alphabet's: config.json is written with sorted keys.
@@ -23,7 +23,7 @@ def saved(request, tiny_config, tokenizer, tmp_path):
     """A compressed model with odd ranks, biases and dense matrices beside, and its folder."""
     tiny_config.architecture |= BIASED
     tiny_config.dtype = request.param
-    model = load_model(tiny_config, tmp_path)
+    model = ModelSource(tiny_config, tmp_path).load()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))

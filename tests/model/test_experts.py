@@ -10,9 +10,9 @@ from lillama.config import FactorForm, FeatureConfig, StudentInputs
 from lillama.init import start_factors
 from lillama.init.moments import input_moments
 from lillama.model.blocks import Blocks
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
-from lillama.model.load import byte_tokenizer
 from lillama.model.lowrank import LowRankExperts, expert_matrices
 from lillama.model.surgery import matrix
 from tests.conftest import random_tokens

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from lillama.config import DistillConfig, FactorForm, FeatureConfig, LossConfig, StudentInputs, TargetsConfig, Train
 from lillama.distill.batch import LossSettings, learn_batch, make_learners
 from lillama.init import start_factors
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.checkpoint import load_checkpoint, save_checkpoint
 from lillama.model.inputs import model_inputs
-from lillama.model.load import byte_tokenizer
 from lillama.model.lowrank import LowRank
 from lillama.model.student import Student
 from lillama.model.targets import model_shape

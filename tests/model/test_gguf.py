@@ -6,7 +6,7 @@ import pytest
 from lillama.config import ModelConfig
 from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError
-from lillama.model.load import load_model
+from lillama.model.source import ModelSource
 from tests.gguf_files import HIDDEN, write_gguf
 
 
@@ -15,7 +15,7 @@ def kept(cache):
 
 
 def test_a_whole_file_is_imported_and_kept(tmp_path):
-    model = load_model(ModelConfig(name="x", path=str(write_gguf(tmp_path / "x.gguf")), device="cpu"), tmp_path)
+    model = ModelSource(ModelConfig(name="x", path=str(write_gguf(tmp_path / "x.gguf")), device="cpu"), tmp_path).load()
     assert model.config.num_hidden_layers == 2
     assert len(kept(tmp_path)) == 1
 
@@ -36,7 +36,7 @@ def test_a_whole_file_is_imported_and_kept(tmp_path):
 def test_what_is_not_whole_is_refused(tmp_path, name, changes, said):
     file = write_gguf(tmp_path / name, **changes)
     with pytest.raises(ConfigError, match=said) as caught:
-        load_model(ModelConfig(name="x", path=str(file), device="cpu"), tmp_path)
+        ModelSource(ModelConfig(name="x", path=str(file), device="cpu"), tmp_path).load()
     assert "\n" not in str(caught.value)
     if "NaN" not in said:
         assert not kept(tmp_path), "what was not whole is not kept"

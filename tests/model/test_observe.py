@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 import lillama
 from lillama.config import TargetsConfig
 from lillama.core.errors import ConfigError
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRank
 from lillama.model.observe import called_modules
 from lillama.model.targets import model_shape

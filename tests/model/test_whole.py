@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from lillama.config import Dtype, ModelConfig
 from lillama.core.errors import ConfigError
-from lillama.model.load import load_model, meta_model
+from lillama.model.source import ModelSource
+from lillama.model.targets import model_shape
 from tests.families import tiny
 
 NAMES = {
@@ -38,7 +39,7 @@ def edit(folder, change):
 def refused(folder, tmp_path, **changes):
     """The one line that loading the folder ends in."""
     with pytest.raises(ConfigError) as caught:
-        load_model(config_of(folder, **changes), tmp_path)
+        ModelSource(config_of(folder, **changes), tmp_path).load()
     said = str(caught.value)
     assert said.startswith(f"model.path={folder}") and "\n" not in said
     return said
@@ -60,7 +61,7 @@ def test_the_names_that_a_wrapper_gives_are_read_and_not_saved_again(family, wra
     save_file(
         {NAMES[wrapped](name): value for name, value in known.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    loaded = load_model(config_of(folder), tmp_path)
+    loaded = ModelSource(config_of(folder), tmp_path).load()
     theirs = loaded.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
     loaded.save_pretrained(again)
@@ -107,7 +108,7 @@ def test_another_tasks_head_and_tables_of_old_versions_are_left_out(folder, tmp_
             {"value_head.summary.weight": torch.ones(1), "model.layers.0.self_attn.masked_bias": torch.ones(1)}
         ),
     )
-    load_model(config_of(folder), tmp_path)
+    ModelSource(config_of(folder), tmp_path).load()
     assert "2 weights are not used by Qwen3ForCausalLM" in caplog.text
 
 
@@ -122,7 +123,7 @@ def test_a_weight_that_is_not_finite_is_named(folder, tmp_path, value, offload):
 def test_a_weight_that_a_narrow_dtype_cannot_hold_is_named_with_it(folder, tmp_path):
     edit(folder, lambda t: t["model.norm.weight"][3].fill_(1e5))
     assert "model.norm.weight holds NaN or infinity (float16)" in refused(folder, tmp_path, dtype=Dtype.float16)
-    load_model(config_of(folder, dtype=Dtype.bfloat16), tmp_path)
+    ModelSource(config_of(folder, dtype=Dtype.bfloat16), tmp_path).load()
 
 
 QUANTIZED = {
@@ -144,7 +145,7 @@ def test_quantized_weights_are_refused_before_anything_is_loaded(folder, tmp_pat
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": entry}))
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=rf"weights are quantized \({method}\); give the original") as caught:
-        meta_model(config_of(folder), tmp_path)
+        model_shape(ModelSource(config_of(folder), tmp_path).meta)
     assert "\n" not in str(caught.value)
 
 
@@ -164,7 +165,7 @@ def test_so_are_those_that_say_it_elsewhere(folder, tmp_path, entry, file):
     else:
         (folder / file).write_text("{}")
     with pytest.raises(ConfigError, match="weights are quantized"):
-        meta_model(config_of(folder), tmp_path)
+        model_shape(ModelSource(config_of(folder), tmp_path).meta)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["alone", "beside a model"])
@@ -173,4 +174,4 @@ def test_an_adapter_is_refused_with_its_base(folder, tmp_path, whole):
     place.mkdir(exist_ok=True)
     (place / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "a/base"}))
     with pytest.raises(ConfigError, match=r"is a PEFT adapter of a/base; .*merge_and_unload"):
-        meta_model(config_of(place), tmp_path)
+        model_shape(ModelSource(config_of(place), tmp_path).meta)

@@ -16,7 +16,7 @@ from lillama.config import (
 )
 from lillama.core.errors import ConfigError
 from lillama.data.sources import stdlib_topics
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRank
 from lillama.run.pipeline import run
 from tests.conftest import TINY_RUN, composed
@@ -40,9 +40,9 @@ def test_one_call_gives_what_the_command_line_gives(tmp_path, form):
     config = composed(*settings, *tokens)
     run(config, tmp_path / "run")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint")
-    from lillama.model.load import load_model
+    from lillama.model.source import ModelSource
 
-    dense = load_model(config.model, tmp_path, seed=0)
+    dense = ModelSource(config.model, tmp_path).load(seed=0)
     own = lillama.compress(dense, byte_tokenizer(), TEXTS, factors=form, **QUICK)
     assert own.state_dict().keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())

@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import FactorForm, TargetsConfig
 from lillama.core.results import read_json
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.inputs import model_inputs
-from lillama.model.load import byte_tokenizer
 from lillama.model.lowrank import LowRank
 from lillama.model.targets import model_shape
 from lillama.run.checkpoint import main

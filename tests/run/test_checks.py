@@ -11,8 +11,9 @@ from lillama.config import ZeroShotConfig
 from lillama.core.errors import ConfigError
 from lillama.evaluate.tasks import harness_tasks
 from lillama.evaluate.zero_shot import check_generation, zero_shot
-from lillama.model.load import byte_tokenizer
-from lillama.run.prepare import prepare_inputs
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.run.inputs import Inputs
+from lillama.run.run import Run
 from tests.conftest import composed
 from tests.evaluate.tasks_data import fill
 from tests.whisper import make_speech, make_whisper
@@ -57,8 +58,14 @@ def no_writer():
     raise AssertionError("no text here is generated")
 
 
+def read_inputs(config):
+    found = Inputs(Run.of(config), no_writer)
+    found.read()
+    return found
+
+
 def prepared(place, *overrides, model="fits"):
-    return prepare_inputs(configured(place, *overrides, model=model), no_writer)
+    return read_inputs(configured(place, *overrides, model=model))
 
 
 TOO_LONG = {
@@ -87,12 +94,12 @@ def test_domains_are_named_by_their_text(place):
     config = configured(place, "stages=[domains]", "evaluate/domains=stdlib")
     config.evaluate.domains.texts = {"mine": replace(config.evaluate.perplexity, seq_len=65, max_tokens=None)}
     with pytest.raises(ConfigError, match=r"evaluate\.domains\.texts\.mine\.seq_len=65: .* 64 tokens; give at most 64"):
-        prepare_inputs(config, no_writer)
+        read_inputs(config)
 
 
 def test_a_text_that_is_shorter_than_the_window_needs_no_shorter_window(place):
     found = prepared(place, "stages=[perplexity]", "evaluate.perplexity.seq_len=2048")
-    assert found.text is not None and len(found.text) == 64
+    assert len(found.text) == 64
 
 
 def test_a_token_beyond_the_table_is_named(place):
@@ -114,7 +121,7 @@ def test_a_token_beyond_the_table_is_named(place):
 def test_a_tokenizer_that_is_larger_than_the_model_is_used_where_the_text_needs_no_more(place):
     found = prepared(place, "stages=[init,distill]", model="padded")
     assert found.tokenizer.pad_token_id == 260
-    assert found.data.ids.max() == 260, "padding, which no model sees"
+    assert found.calibration.ids.max() == 260, "padding, which no model sees"
 
 
 def test_a_prompt_with_an_added_token_is_named(place):
@@ -143,7 +150,7 @@ def test_a_transcript_that_is_longer_than_the_decoder_is_named(tmp_path):
     (speech / "metadata.jsonl").write_text('{"file_name": "0.wav", "transcription": "' + "a tone " * 9 + '"}')
     config = composed(*words, f"data.path={speech}", "data.tokens=null", f"cache_dir={tmp_path}", "data.seq_len=60")
     with pytest.raises(ConfigError, match=r"data\.seq_len=\d+: the model has positions for 32 tokens"):
-        prepare_inputs(config, no_writer)
+        read_inputs(config)
 
 
 def test_tasks_are_cut_at_the_table_and_their_tokens_named(tmp_path, tokenizer):

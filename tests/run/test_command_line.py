@@ -13,6 +13,7 @@ import lillama.run.pipeline
 import lillama.run.supply
 from lillama.config.cells import cell_name
 from lillama.core.results import read_json
+from lillama.model.source import ModelSource
 from lillama.report.__main__ import main as report
 from lillama.report.cells import cells
 from tests.conftest import TINY_RUN
@@ -116,7 +117,7 @@ def test_a_folders_name_is_taken_by_hydra(cli, tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
 )
 def test_bad_input_is_one_line_with_status_2_before_a_model_is_loaded(words, said, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     fitting = [word for word in TINY_RUN if not (word.startswith(("strategy", "model=")) and _sets(words, word))]
     status, _, err = cli(*fitting, *words, f"hydra.run.dir={tmp_path}")
     assert status == 2, err
@@ -181,14 +182,14 @@ def test_another_error_is_status_1_and_tells_where(cli, tmp_path, monkeypatch):
 
 def test_a_failed_cell_of_a_sweep_keeps_no_model_alive_and_the_others_run(cli, tmp_path, monkeypatch):
     alive = []
-    original = lillama.run.supply.load_model
+    original = ModelSource.load
 
-    def load(*args, **kwargs):
-        model = original(*args, **kwargs)
+    def load(source, **options):
+        model = original(source, **options)
         alive.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(lillama.run.supply, "load_model", load)
+    monkeypatch.setattr(ModelSource, "load", load)
     original_start = lillama.run.pipeline.start_factors
 
     def start(teacher, ranks, data, config, **options):

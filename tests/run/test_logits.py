@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from lillama.config import ModelConfig, Weights
 from lillama.core.results import read_json
-from lillama.model.load import byte_tokenizer, load_model
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.model.source import ModelSource
 from lillama.run.pipeline import run
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_LLAMA, TINY_RUN, composed
@@ -54,7 +55,7 @@ def made(words, tmp_path_factory):
     """A finished checkpoint, the words of a run on it, and the folder of the dense model."""
     folder = tmp_path_factory.mktemp("made")
     model = ModelConfig(name="tiny", weights=Weights.random, architecture=dict(TINY_LLAMA), device="cpu")
-    load_model(model, folder, seed=0).save_pretrained(folder / "dense")
+    ModelSource(model, folder).load(seed=0).save_pretrained(folder / "dense")
     byte_tokenizer().save_pretrained(folder / "dense")
     rest = [word for word in words if not word.startswith(("model=", "strategy"))]
     of_folder = ("model=hub", f"model.path={folder / 'dense'}", *rest)
@@ -79,7 +80,7 @@ def test_a_finished_checkpoint_learns_from_the_baseline(made, cli, tmp_path, mea
 
 def test_a_teacher_that_cannot_teach_is_one_line_before_a_model_is_loaded(made, cli, tmp_path, monkeypatch):
     every, dense = made
-    monkeypatch.setattr("lillama.run.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     checkpoint = dense.parent / "made" / "checkpoint"
     others = {"kind": "has another tokenizer", "wide": "has 264 logits", "deep": "has other blocks"}
     for name, change in (("wide", {"vocab_size": 264}), ("deep", {"num_hidden_layers": 3})):

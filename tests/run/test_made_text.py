@@ -2,9 +2,9 @@
 
 import pytest
 
-import lillama.run.supply
 from lillama.core.results import read_json
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.model.source import ModelSource
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN
 from tests.run.test_tuning import TUNED, WHOLE
@@ -18,13 +18,13 @@ def words(tmp_path):
 @pytest.fixture
 def loaded(monkeypatch):
     """The paths of the models that were loaded for what they write, or to be compressed."""
-    found, load = [], lillama.run.supply.load_model
+    found, load = [], ModelSource.load
 
-    def noting(config, *args, **options):
-        found.append(config.path)
-        return load(config, *args, **options)
+    def noting(source, **options):
+        found.append(source.config.path)
+        return load(source, **options)
 
-    monkeypatch.setattr("lillama.run.supply.load_model", noting)
+    monkeypatch.setattr(ModelSource, "load", noting)
     return found
 
 
@@ -68,7 +68,7 @@ def test_a_model_learns_from_what_its_baseline_writes(words, cli, tmp_path, tiny
     tuning = ("finetune/data=generated", "finetune.data.tokens=128")
     status, _, err = cli(*rest, *own, *tuning, f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 0, err
-    assert loaded == [str(tmp_path / "dense")]
+    assert loaded == [str(tmp_path / name) for name in ("dense", "own", "dense")], "writes, learns, is measured"
 
 
 @pytest.mark.parametrize(

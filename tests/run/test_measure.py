@@ -5,10 +5,11 @@ import math
 import lm_eval
 import pytest
 
+import lillama.evaluate.domains
 import lillama.run.distilling
-import lillama.run.measure
 from lillama.core.results import read_json
 from lillama.model.checkpoint import load_checkpoint
+from lillama.model.source import ModelSource
 from tests.conftest import TINY_RUN
 from tests.evaluate.tasks_data import fill, rows, write
 
@@ -101,13 +102,13 @@ def test_a_checkpoint_is_measured_beside_a_baseline(words, cli, tmp_path, tiny_m
 
 
 def test_a_sweep_measures_the_domains_of_its_dense_model_once(words, cli, tmp_path, monkeypatch):
-    measured, plain = [], lillama.run.measure.perplexity
+    measured, plain = [], lillama.evaluate.domains.text_perplexity
 
     def perplexity(model, *args, **options):
         measured.append(model)
         return plain(model, *args, **options)
 
-    monkeypatch.setattr(lillama.run.measure, "perplexity", perplexity)
+    monkeypatch.setattr(lillama.evaluate.domains, "text_perplexity", perplexity)
     few = (*words, "strategy.reduction=0.1,0.2", "evaluate/domains=stdlib", "stages=[plan,init,domains]")
     short = [f"evaluate.domains.texts.{name}.max_tokens=64" for name in ("documentation", "code")]
     status, _, err = cli("-m", *few, *short, f"hydra.sweep.dir={tmp_path / 'sweep'}")
@@ -173,7 +174,7 @@ def test_a_run_cut_short_in_a_task_learns_and_asks_nothing_twice(words, cli, tmp
     ],
 )
 def test_a_wrong_request_is_one_line_before_a_model_is_loaded(words, cli, tmp_path, monkeypatch, *, change, said):
-    monkeypatch.setattr("lillama.run.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     stages = "stages=[zero_shot,samples]"
     status, _, err = cli(*words, stages, change, f"hydra.run.dir={tmp_path / 'run'}")
     assert status == 2

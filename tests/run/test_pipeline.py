@@ -14,7 +14,8 @@ from lillama import load_checkpoint
 from lillama.core.errors import DeviceMemoryError
 from lillama.core.results import read_json, read_result
 from lillama.evaluate.perplexity import measured_text, perplexity
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
+from lillama.model.source import ModelSource
 from lillama.report.__main__ import main as report
 from lillama.run.folder import alone
 from lillama.run.recording import following
@@ -73,7 +74,7 @@ def test_invalid_rows_are_refused_before_a_model_is_loaded_or_skipped_and_counte
     file.write_text("\n".join([*rows, '{"text": null}', '{"text": "half \\ud83d"}']))
     words = (*TINY_RUN, "data=local", f"data.path={file}", f"hydra.run.dir={folder}", "stages=[plan,init]")
     with monkeypatch.context() as patch:
-        patch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("loaded"))
+        patch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("loaded"))
         status, _, err = cli(*words)
     assert status == 2
     assert f"data.path={file}: line 31: needs text" in err
@@ -108,7 +109,7 @@ def test_the_checkpoint_is_the_student_that_was_measured(finished_run):
 
 def test_a_finished_run_is_not_run_again(finished_run, cli, monkeypatch):
     folder, out, words = finished_run
-    monkeypatch.setattr(lillama.run.pipeline, "prepare_plan", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr(lillama.run.pipeline, "agreed_plan", lambda *_: pytest.fail("it was run again"))
     before = (folder / "results.json").read_bytes()
     status, again, _ = cli(*words, "progress=false", "name=other", "logger=none")
     assert status == 0
@@ -162,7 +163,7 @@ def test_metrics_name_every_block(finished_run):
 
 
 def test_a_plan_alone_needs_no_model_and_no_data(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     words = ("stages=[plan]", "model=mixtral_8x7b", "strategy=bottom", "data=local", "data.path=/nowhere")
     status, out, err = cli(*words, f"hydra.run.dir={tmp_path}")
     assert status == 0, err

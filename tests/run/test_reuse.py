@@ -14,6 +14,7 @@ from lillama.distill import snapshot
 from lillama.run.pipeline import run
 from lillama.run.record import Record
 from lillama.run.reuse import Kept
+from lillama.run.run import Run
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_RUN, composed
 from tests.forks import status, team
@@ -132,7 +133,7 @@ def test_the_loggers_hear_of_its_curve(words, first, tmp_path):
     "other", ["loss=student", "seed=1", "distill.lr=1e-3", "strategy.k=10", "init=random", "data.tokens=512"]
 )
 def test_it_is_not_taken_for_another_model(made, other):
-    assert Kept(composed(*made, other)).find() is None
+    assert Kept(Run.of(composed(*made, other))).find() is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_it_is_not_taken_for_another_model(made, other):
     ["name=x", "stages=[plan,init,distill,perplexity,zero_shot]", "save_checkpoint=false", "distill.merge=false"],
 )
 def test_it_is_the_same_model_whatever_is_measured_of_it(made, same):
-    assert Kept(composed(*made, same)).find() is not None
+    assert Kept(Run.of(composed(*made, same))).find() is not None
 
 
 def test_without_the_option_nothing_is_kept_and_nothing_is_taken(words, made, tmp_path):
@@ -172,12 +173,12 @@ def test_a_damaged_one_is_made_anew(words, first, tmp_path, caplog):
 @pytest.mark.parametrize("how", ["another model's", "resealed as a snapshot is"])
 def test_one_that_was_not_kept_under_its_key_is_made_anew(made, how, tmp_path, monkeypatch, caplog):
     words = (*made, f"cache_dir={tmp_path / 'cache'}")
-    kept = Kept(composed(*words))
+    kept = Kept(Run.of(composed(*words)))
     cache = kept._cache.root
     shutil.copytree(cache_of(made), cache)
     (entry,) = entries(cache, ["models"])
     if how == "another model's":
-        kept = Kept(composed(*words, "seed=1"))
+        kept = Kept(Run.of(composed(*words, "seed=1")))
         entry.path.rename(entry.path.with_name(kept._key))
     else:
         part = next(entry.path.rglob("block_*.pt"))

@@ -11,19 +11,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import lillama.run.distilling
+import lillama.run.loss_line
 import lillama.run.tuning
 from lillama import load_checkpoint
 from lillama.config import Objective, Source, Stage, Tune
 from lillama.core.errors import Preempted
 from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
-from lillama.model.load import byte_tokenizer
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRank
+from lillama.model.source import ModelSource
 from lillama.report.summary import summary
-from lillama.run.fingerprint import run_fingerprint
 from lillama.run.pipeline import run
 from tests.checkpoints import same, weights
-from tests.conftest import TINY_RUN, composed
+from tests.conftest import TINY_RUN, composed, fingerprint
 
 TUNED = (
     "finetune.data.tokens=1024",
@@ -136,14 +137,14 @@ def killed():
 
 def cut_after(patch, updates, end=killed):
     """Have a fine-tuning ended when it has come to this many updates, before anything is kept of the next one."""
-    plain = lillama.run.tuning.LossLine.add
+    plain = lillama.run.loss_line.LossLine.add
 
     def add(self, update):
         if update.step == updates:
             end()
         plain(self, update)
 
-    patch.setattr(lillama.run.tuning.LossLine, "add", add)
+    patch.setattr(lillama.run.loss_line.LossLine, "add", add)
 
 
 def test_a_dense_model_is_fine_tuned_and_stays_an_ordinary_one(of_folder, cli, tmp_path, monkeypatch):
@@ -193,7 +194,7 @@ def test_a_damaged_plan_beside_the_weights_shows_before_the_work(of_folder, cli,
     source = next(word for word in of_folder if word.startswith("model.path=")).partition("=")[2]
     shutil.copytree(source, model)
     (model / "plan.json").write_text(text)
-    monkeypatch.setattr("lillama.run.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     own = (f"model.path={model}", ALONE, f"hydra.run.dir={tmp_path / 'run'}")
     status, _, err = cli(*of_folder, *own)
     assert status == 2
@@ -223,7 +224,7 @@ def test_a_finished_run_without_its_checkpoint_is_made_again(of_folder, cli, tmp
     ],
 )
 def test_a_wrong_request_is_one_line_before_a_model_is_loaded(words, cli, tmp_path, monkeypatch, *, change, said):
-    monkeypatch.setattr("lillama.run.measure.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # the path "." is read: not a whole repository with its environment
     status, _, err = cli(*words, ALONE, *change.split(), f"hydra.run.dir={tmp_path / 'run'}")
@@ -250,13 +251,13 @@ def test_the_fingerprint_knows_the_fine_tuning_where_it_is_asked_for(tmp_path):
         {"data": replace(data, tokens=512)},
     ):
         changed = replace(settings, **change)
-        assert run_fingerprint(replace(asked, finetune=changed)) != run_fingerprint(asked)
-        assert run_fingerprint(replace(other, finetune=changed)) == run_fingerprint(other)
+        assert fingerprint(replace(asked, finetune=changed)) != fingerprint(asked)
+        assert fingerprint(replace(other, finetune=changed)) == fingerprint(other)
     for change in ({"micro_batch": 1}, {"activation_checkpointing": True}):
-        assert run_fingerprint(replace(asked, finetune=replace(settings, **change))) == run_fingerprint(asked)
+        assert fingerprint(replace(asked, finetune=replace(settings, **change))) == fingerprint(asked)
     text, found = tmp_path / "text.txt", set()
     local = replace(asked, finetune=replace(settings, data=replace(data, source=Source.local, path=str(text))))
     for content in ("one", "two"):
         text.write_text(content)
-        found.add(run_fingerprint(local))
+        found.add(fingerprint(local))
     assert len(found) == 2

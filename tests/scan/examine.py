@@ -17,10 +17,10 @@ from lillama.distill import LoopContext, distill
 from lillama.distill.batch import LossSettings, learn_batch, make_learners, parts
 from lillama.init import start_factors
 from lillama.model.blocks import Blocks
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.calls import hidden_states
 from lillama.model.checkpoint import check_saveable, load_checkpoint, save_checkpoint
 from lillama.model.inputs import Batch, model_inputs
-from lillama.model.load import byte_tokenizer
 from lillama.model.student import Student
 from lillama.model.surgery import blank_modules
 from lillama.model.targets import ModelShape, model_shape

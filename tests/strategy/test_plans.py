@@ -20,7 +20,7 @@ from lillama.config import (
     UniformConfig,
 )
 from lillama.core.errors import ConfigError
-from lillama.model.load import meta_model
+from lillama.model.source import ModelSource
 from lillama.model.targets import ModelShape, Target, model_shape
 from lillama.strategy import make_plan, parse_count
 from lillama.strategy.plan import RankPlan
@@ -29,7 +29,7 @@ from tests.conftest import composed
 
 @cache
 def shape_of(option):
-    return model_shape(meta_model(composed(f"model={option}").model, Path()))
+    return model_shape(ModelSource(composed(f"model={option}").model, Path()).meta)
 
 
 @st.composite
@@ -83,7 +83,7 @@ def test_the_papers_sizes_follow_from_configuration_alone(option, k, sizes):
 
 def test_a_plan_of_the_ends_replays_without_naming_them_again(tmp_path):
     config = composed("model=inkubalm", "strategy=rank")
-    meta = meta_model(config.model, tmp_path)
+    meta = ModelSource(config.model, tmp_path).meta
     plan = make_plan(model_shape(meta, config.model.targets), config.strategy)
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(plan.as_dict()))

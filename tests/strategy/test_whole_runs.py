@@ -10,11 +10,15 @@ import lillama.run.supply
 from lillama.core.outputs import Outputs
 from lillama.core.results import read_json
 from lillama.distill.parallel import Team
-from lillama.run.fingerprint import run_fingerprint
-from lillama.run.pipeline import Job, agreed_plan, run
+from lillama.model.source import ModelSource
+from lillama.run.job import Job
+from lillama.run.pipeline import run
+from lillama.run.planning import agreed_plan
 from lillama.run.record import Record
+from lillama.run.resume import Resume
+from lillama.run.run import Run
 from lillama.strategy.plan import RankPlan
-from tests.conftest import TINY_RUN, composed
+from tests.conftest import TINY_RUN, composed, fingerprint
 
 STAGES = "stages=[plan,init,distill]"
 ENDS = ("model.targets.include=['*']",)
@@ -86,7 +90,7 @@ def test_it_needs_no_feature_start_and_knows_experts_and_a_tied_embedding(words,
 
 
 def test_a_request_out_of_reach_and_bad_data_are_told_before_a_model_is_loaded(cli, spectrum, tmp_path, monkeypatch):
-    monkeypatch.setattr(lillama.run.supply, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(ModelSource, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     for number, (word, said) in enumerate([("strategy.k=30", "largest possible"), ("data.tokens=100000000", "only")]):
         status, _, err = cli(*spectrum, "stages=[plan]", word, f"hydra.run.dir={tmp_path / str(number)}")
         assert status == 2
@@ -121,9 +125,9 @@ def test_a_process_that_keeps_no_records_takes_the_plan_that_it_is_told(spectrum
     monkeypatch.setattr(
         Team, "broadcast_object", lambda self, value: plan if value is None else pytest.fail("said something")
     )
-    config = composed(*spectrum)
-    record = Record(Outputs(tmp_path), None)
-    assert agreed_plan(Job(config, record, Team(1, 2), None, None, None), None) is plan
+    asked, record = Run.of(composed(*spectrum)), Record(Outputs(tmp_path), None)
+    resume = Resume.of(asked, tmp_path, "", background=False)
+    assert agreed_plan(Job(asked, record, None, Team(1, 2), None, resume)) is plan
 
 
 def test_a_plan_is_read_as_it_was_written():
@@ -134,10 +138,10 @@ def test_a_plan_is_read_as_it_was_written():
 def test_what_a_plan_alone_depends_on(short, tmp_path):
     """On the text where it comes from spectra, and only there."""
 
-    def fingerprint(strategy, text):
+    def hashed(strategy, text):
         file = tmp_path / "text.jsonl"
         file.write_text(json.dumps({"text": text}) + "\n")
-        return run_fingerprint(composed(*short, strategy, "stages=[plan]", f"data.path={file}"))
+        return fingerprint(composed(*short, strategy, "stages=[plan]", f"data.path={file}"))
 
-    assert fingerprint("strategy=spectrum", "one") != fingerprint("strategy=spectrum", "two")
-    assert fingerprint("strategy=uniform", "one") == fingerprint("strategy=uniform", "two")
+    assert hashed("strategy=spectrum", "one") != hashed("strategy=spectrum", "two")
+    assert hashed("strategy=uniform", "one") == hashed("strategy=uniform", "two")

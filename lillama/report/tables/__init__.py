@@ -5,6 +5,7 @@ from typing import Any
 
 from lillama.config import Stage
 from lillama.report.tables.domains import domains_table
+from lillama.report.tables.figures import figures_table
 from lillama.report.tables.samples import samples_table
 from lillama.report.tables.stable_rank import stable_rank_table
 from lillama.report.tables.throughput import throughput_table
@@ -25,4 +26,8 @@ TABLES: dict[str, Callable[[Measured], str]] = {
 
 def measured_tables(measured: Mapping[str, Measured]) -> list[str]:
     """Return a table for every stage that has measured something, each under its name."""
-    return [f"{stage.replace('_', ' ')}\n\n{TABLES[stage](found)}" for stage, found in measured.items() if found]
+    return [
+        f"{stage.replace('_', ' ')}\n\n{TABLES.get(stage, figures_table)(found)}"
+        for stage, found in measured.items()
+        if found
+    ]

@@ -19,8 +19,7 @@ from lillama.core.cache.entries import remove
 from lillama.core.cache.folders import MARK, SUFFIXES
 from lillama.core.cache.seal import seal
 from lillama.core.errors import ConfigError
-from lillama.run.fingerprint import run_fingerprint
-from tests.conftest import composed
+from tests.conftest import composed, fingerprint
 
 MODEL = "0f" * 16
 OF_A, OF_B, OF_F = "a" * 32, "b" * 32, "f" * 32
@@ -473,5 +472,5 @@ def test_a_limit_that_is_none_is_refused_by_name(limit):
 
 def test_the_limit_has_no_effect_on_figures():
     first, other = (composed("model=tiny_random", f"cache_limit_gb={limit}") for limit in (1, 0.5))
-    assert run_fingerprint(first) == run_fingerprint(other)
+    assert fingerprint(first) == fingerprint(other)
     assert composed().cache_limit_gb == 20

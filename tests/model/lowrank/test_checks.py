@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from lillama import load_checkpoint, save_checkpoint
 from lillama.config import ModelConfig
 from lillama.core.errors import ConfigError
-from lillama.model.load import byte_tokenizer, load_model
+from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank.lillama_checks import check_finite, check_groups, is_finite
+from lillama.model.source import ModelSource
 from tests.families import tiny
 from tests.model.test_student import student_of
 
@@ -22,7 +23,7 @@ WAYS = {
     "load_checkpoint": load_checkpoint,
     "from_pretrained": AutoModelForCausalLM.from_pretrained,
     "trust_remote_code": lambda folder: AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True),
-    "run.py": lambda folder: load_model(ModelConfig(name="x", path=str(folder), device="cpu"), folder.parent),
+    "run.py": lambda folder: ModelSource(ModelConfig(name="x", path=str(folder), device="cpu"), folder.parent).load(),
 }
 OURS = ("load_checkpoint", "run.py")  # what transformers alone stumbles over is transformers' own to tell
 

@@ -7,16 +7,9 @@ from transformers import AutoTokenizer
 from lillama.config import Dtype, ModelConfig, Weights
 from lillama.core.cache.folders import MARK
 from lillama.core.errors import ConfigError
-from lillama.model.load import (
-    imported_gguf,
-    load_model,
-    load_tokenizer,
-    local_place,
-    meta_model,
-    model_identity,
-    resolve_device,
-    resolve_dtype,
-)
+from lillama.model.gguf_import import imported_gguf
+from lillama.model.place import local_place
+from lillama.model.source import ModelSource
 from lillama.model.targets import model_shape
 
 
@@ -32,39 +25,42 @@ def folder(tiny_model, tokenizer, tmp_path):
 def test_a_local_folder_loads_as_the_hub_would(folder, tiny_model, tmp_path):
     config = ModelConfig(name="x", path=str(folder), device="cpu")
     ids = torch.arange(4, 20)[None]
-    loaded = load_model(config, tmp_path)
+    loaded = ModelSource(config, tmp_path).load()
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, tiny_model(ids).logits)
     assert not loaded.training
-    assert load_tokenizer(config, tmp_path)("abc").input_ids == AutoTokenizer.from_pretrained(folder)("abc").input_ids
-    assert model_shape(meta_model(config, tmp_path)) == model_shape(tiny_model)
+    assert (
+        ModelSource(config, tmp_path).tokenizer("abc").input_ids
+        == AutoTokenizer.from_pretrained(folder)("abc").input_ids
+    )
+    assert model_shape(ModelSource(config, tmp_path).meta) == model_shape(tiny_model)
 
 
 def test_random_weights_are_seeded_and_have_the_asked_dtype(tiny_config, tmp_path):
-    first, same, other = (load_model(tiny_config, tmp_path, seed=seed) for seed in (0, 0, 1))
+    first, same, other = (ModelSource(tiny_config, tmp_path).load(seed=seed) for seed in (0, 0, 1))
     ids = torch.arange(4, 20)[None]
     with torch.no_grad():
         assert torch.equal(first(ids).logits, same(ids).logits)
         assert not torch.equal(first(ids).logits, other(ids).logits)
     tiny_config.dtype = Dtype.bfloat16
-    assert load_model(tiny_config, tmp_path).dtype == torch.bfloat16
+    assert ModelSource(tiny_config, tmp_path).load().dtype == torch.bfloat16
 
 
-def test_auto_means_cuda_where_there_is_one(tiny_config):
+def test_auto_means_cuda_where_there_is_one(tiny_config, tmp_path):
     tiny_config.device = "auto"
     cuda = torch.cuda.is_available()
-    assert resolve_device(tiny_config).type == ("cuda" if cuda else "cpu")
-    assert resolve_dtype(tiny_config) == (torch.bfloat16 if cuda else torch.float32)
+    assert ModelSource(tiny_config, tmp_path).device.type == ("cuda" if cuda else "cpu")
+    assert ModelSource(tiny_config, tmp_path).dtype == (torch.bfloat16 if cuda else torch.float32)
 
 
 def test_the_identity_follows_the_content_and_not_the_place(folder, tmp_path):
     moved = tmp_path / "elsewhere"
-    before = model_identity(ModelConfig(name="x", path=str(folder)))
+    before = ModelSource(ModelConfig(name="x", path=str(folder)), tmp_path).identity
     folder.rename(moved)
-    assert model_identity(ModelConfig(name="y", path=str(moved))) == before
+    assert ModelSource(ModelConfig(name="y", path=str(moved)), tmp_path).identity == before
     config = json.loads((moved / "config.json").read_text())
     (moved / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
-    assert model_identity(ModelConfig(name="y", path=str(moved))) != before
+    assert ModelSource(ModelConfig(name="y", path=str(moved)), tmp_path).identity != before
 
 
 @pytest.mark.parametrize(
@@ -90,7 +86,7 @@ def test_an_unreadable_gguf_is_told_in_one_line(tmp_path):
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ConfigError, match="not a readable GGUF") as caught:
-        meta_model(ModelConfig(name="x", path=str(file)), tmp_path)
+        model_shape(ModelSource(ModelConfig(name="x", path=str(file)), tmp_path).meta)
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "gguf").iterdir()] == [MARK], "no half-written import is left"
 
@@ -104,7 +100,7 @@ def gguf(tmp_path, monkeypatch):
         imports.append(file)
         (folder / "model.safetensors").write_bytes(file.read_bytes())
 
-    monkeypatch.setattr("lillama.model.load._import_gguf", copy)
+    monkeypatch.setattr("lillama.model.gguf_import._import_gguf", copy)
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF and weights")
     return file, imports
@@ -145,10 +141,10 @@ def test_a_folder_for_imports_that_is_anothers_is_named_and_left_alone(gguf, tmp
 
 def test_an_empty_folder_is_told_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        meta_model(ModelConfig(name="x", path=str(tmp_path)), tmp_path)
+        model_shape(ModelSource(ModelConfig(name="x", path=str(tmp_path)), tmp_path).meta)
 
 
 def test_an_unknown_architecture_is_refused(tmp_path):
     config = ModelConfig(name="x", weights=Weights.random, architecture={"model_type": "nonsense"})
     with pytest.raises(ConfigError, match="nonsense"):
-        meta_model(config, tmp_path)
+        model_shape(ModelSource(config, tmp_path).meta)
