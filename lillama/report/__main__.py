@@ -14,9 +14,9 @@ from lillama.report.cells import Cell, cells, tell_open_cells
 from lillama.report.entries import Table
 from lillama.report.experiment import OUTPUTS, RESULTS, SCALE, Places, experiment_found, scale_names
 from lillama.report.figure import figure_png
+from lillama.report.frame import as_csv
 from lillama.report.latex import as_latex
 from lillama.report.left import tell_left
-from lillama.report.long_form import as_csv
 from lillama.report.markdown import as_markdown
 from lillama.report.names import named, reported_names
 from lillama.report.overview import reported

@@ -1,8 +1,7 @@
 """A table of an experiment for LaTeX with booktabs."""
 
-from collections.abc import Sequence
-
 from lillama.report.entries import Table
+from lillama.report.frame import made_frame
 from lillama.report.grid import grid
 from lillama.report.notes import notes
 
@@ -30,18 +29,14 @@ def as_latex(table: Table) -> str:
     names = len(laid.header) - len(table.config.columns)
     printed = any(entry.paper for entry in table.entries)
     under = [*([laid.legend] if printed else []), *notes(table)]
+    cells = made_frame([[*map(escaped, row)] for row in laid.rows], [*map(escaped, laid.header)])
+    align = "l" * names + "r" * len(table.config.columns)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
             rf"\caption{{{escaped(table.config.title)}}}",
-            rf"\begin{{tabular}}{{{'l' * names}{'r' * len(table.config.columns)}}}",
-            r"\toprule",
-            _line(laid.header),
-            r"\midrule",
-            *map(_line, laid.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
+            cells.to_latex(index=False, escape=False, column_format=align).rstrip(),
             *(rf"\par\footnotesize {escaped(note)}" for note in under),
             r"\end{table}",
         ]
@@ -51,7 +46,3 @@ def as_latex(table: Table) -> str:
 def escaped(text: str) -> str:
     """Return a text in one line in which nothing is a command."""
     return "".join(SPECIAL.get(mark, mark) for mark in " ".join(text.split()))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return rf"{' & '.join(map(escaped, cells))} \\"

@@ -12,9 +12,9 @@ import pytest
 from lillama.report.__main__ import main
 from lillama.report.cells import Cell
 from lillama.report.entries import Table, make_table
+from lillama.report.frame import as_csv, frame
 from lillama.report.latex import as_latex, escaped
 from lillama.report.layout import TableConfig
-from lillama.report.long_form import as_csv
 from lillama.report.markdown import as_markdown
 from tests.report.sweeps import finished, texts, write_cell, zero_shot
 
@@ -139,6 +139,17 @@ def test_a_spread_stands_in_brackets_and_in_columns_of_the_csv():
     assert rows_of(as_markdown(table))[2] == ["Phi-2 3B", "7,000 (6,900 to 7,100)"]
     line = next(csv.DictReader(io.StringIO(as_csv([table]))))
     assert (line["measured"], line["low"], line["high"]) == ("7000.0", "6900.0", "7100.0")
+
+
+def test_a_frame_has_a_row_a_cell_of_all_tables():
+    one, other = small_table(), small_table(columns={"Speed": "throughput.speed"}, value=None)
+    found = frame([one, other])
+    assert len(found) == len(one.entries) + len(other.entries)
+    of_model = found[found["Model"] == "Phi-2 3B"].set_index("column")
+    assert of_model.loc["Teacher", "measured"] == pytest.approx(58.38, abs=0.01)
+    assert of_model.loc["Student", "measured"] is None
+    assert of_model.loc["Student", "status"] == "OOM"
+    assert next(csv.reader(io.StringIO(as_csv([one, other])))) == list(found.columns)
 
 
 def test_nothing_in_latex_is_a_command_that_was_not_meant():
