@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 UV := $(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt
 
 RUN_EXTRAS := gguf,wandb
-TEST_EXTRAS := $(RUN_EXTRAS),data,eval,peft,quantize,speech,slurm,joblib,test,docs,lint
+TEST_EXTRAS := $(RUN_EXTRAS),data,eval,report,peft,quantize,speech,slurm,joblib,test,docs,lint
 SCALE ?= paper
 # Processes of one thread (tests/conftest.py), one more than two cores: some tests wait.
 PYTEST = $(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder

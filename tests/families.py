@@ -25,6 +25,21 @@ BOTH_SIDES = {
 }
 ENCODER = {**BASE, "intermediate_size": 48, "max_position_embeddings": 64}
 
+# One of each kind of block: what other families share with these is run by `make test-long`.
+EVERYDAY = {
+    "llama",
+    "gemma3_text",
+    "phi3",
+    "gpt2",
+    "opt",
+    "bloom",
+    "mixtral",
+    "gpt_oss",
+    "mamba",
+    "modernbert",
+    "t5",
+    "whisper",
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**GROUPED, "attention_bias": True, "mlp_bias": True},
     "mistral": {**GROUPED, "sliding_window": 4, "head_dim": 8},

@@ -13,6 +13,7 @@ from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRankEmbedding, LowRankLinear
 from tests.conftest import TINY_RUN, composed
 from tests.families import tiny
+from tests.marks import long_unless
 
 QUICK = (*[word for word in TINY_RUN if not word.startswith(("model=", "strategy"))], "data.tokens=1024")
 SMALL_RANKS = ("strategy.k=8", "strategy.m=8")
@@ -38,10 +39,14 @@ TINY_INKUBALM = [
 ]
 
 
+ONCE = {
+    (case, FactorForm.plain) for case in ("experts only", "a dense projection", "encoder and decoder", "everything")
+}
+ONCE |= {("mamba", FactorForm.pivoted), ("experts", FactorForm.pivoted)}
 CASES = [(case, FactorForm.plain) for case in RUNS] + [(case, FactorForm.pivoted) for case in list(RUNS)[::3]]
 
 
-@pytest.mark.parametrize(("case", "form"), CASES, ids=str)
+@pytest.mark.parametrize(("case", "form"), long_unless(lambda case, form: (case, form) in ONCE, CASES), ids=str)
 def test_a_run_ends_in_a_checkpoint_with_the_perplexity_that_was_measured(cli, tmp_path, case, form):
     more = TINY_INKUBALM if "model=inkubalm" in RUNS[case] else []
     words = (*QUICK, *RUNS[case], *more, f"factors={form.name}")

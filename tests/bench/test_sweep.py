@@ -21,6 +21,7 @@ def cell(name, *, status="done", seconds=2.0, model="x", **overrides):
     return Cell(Path(name), {key: str(value) for key, value in overrides.items()}, result)
 
 
+@pytest.mark.long
 def test_the_gpu_benchmark_runs_dry_for_every_kind_of_model(cli, tmp_path, capsys):
     words = ("experiments=bench/gpu", "model=tiny_random,tiny_mixtral,tiny_mamba", f"hydra.sweep.dir={tmp_path}")
     status, out, err = cli(*words, *TINY)

@@ -7,15 +7,18 @@ from lillama.config import DistillConfig, StudentInputs
 from lillama.distill.batch import LossSettings, learn_batch, make_learners
 from lillama.model.calls import BlockCall
 from tests.distill.test_joint import loss_of
-from tests.families import FAMILIES, batch_for, tiny
+from tests.families import EVERYDAY, FAMILIES, batch_for, tiny
+from tests.marks import long_unless
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
 
 APART = {"bloom"}  # its positional bias is laid out by head, not by sequence
 
 
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "size"),
+    long_unless(lambda family, size: size > 1 or family in EVERYDAY, [(f, size) for f in FAMILIES for size in (1, 3)]),
+)
 def test_both_inputs_are_one_call_and_give_the_gradients_of_two(family, size):
     gradients, calls = {}, {}
     for merge in (True, False):

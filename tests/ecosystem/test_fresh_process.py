@@ -135,6 +135,7 @@ def tried(kinds, tmp_path_factory):
     return neither, own, done.stderr
 
 
+@pytest.mark.long
 def test_every_kind_and_class_with_the_folders_own_code(kinds, tried):
     _, told, _ = tried
     assert len(told) == sum(len(classes) for _, classes in kinds.values())

@@ -11,6 +11,7 @@ from lillama.config import FactorForm
 from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.inputs import model_inputs
 from tests.families import batch_for, tiny
+from tests.marks import long_unless
 from tests.model.test_families import mixed_ranks
 from tests.model.test_student import student_of
 
@@ -45,8 +46,11 @@ def test_quantized_factors_reload_with_equal_logits(saved, tmp_path, stock):
 @pytest.mark.parametrize("stock", [int8_weight_only, eight_bits])
 @pytest.mark.parametrize(
     ("family", "form"),
-    [(family, FactorForm.plain) for family in ("t5", "gpt2", "mamba2", "modernbert", "mixtral")]
-    + [(family, FactorForm.pivoted) for family in ("t5", "gpt2", "mixtral")],
+    long_unless(
+        lambda family, form: (family == "t5") == (form is FactorForm.plain) and family != "gpt2",
+        [(family, FactorForm.plain) for family in ("t5", "gpt2", "mamba2", "modernbert", "mixtral")]
+        + [(family, FactorForm.pivoted) for family in ("t5", "gpt2", "mixtral")],
+    ),
 )
 @torch.no_grad()
 def test_other_families_reload_too(family, form, stock, tmp_path):

@@ -1,6 +1,6 @@
 """Every experiment of a table of the paper runs, all its cells, on random models; its report is then complete.
 
-Two are run with every change: Table 8 has a curve and scores, Table 5 a fine-tuning. The others are long.
+One is run with every change: Table 8 has a curve and scores. The others are long.
 """
 
 import pytest
@@ -8,7 +8,7 @@ import pytest
 from lillama.config.compose import experiment_names
 
 NAMES = [name.partition("/")[2] for name in experiment_names() if name.startswith("tiny/table")]
-SHORT = ("table08_losses", "table05_finetune")
+SHORT = ("table08_losses",)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from lillama.distill.progress import as_parts
 from lillama.distill.snapshot import Snapshots
 from lillama.finetune import TrainableModel, fine_tune
 from tests.conftest import random_tokens
-from tests.families import FAMILIES, batch_for, tiny
+from tests.families import EVERYDAY, FAMILIES, batch_for, tiny
 from tests.finetune.examples import Examples, changed, padded, recipe, same, small, tune, weights
+from tests.marks import long_unless
 from tests.model.test_student import student_of
 
 PREDICTING = [name for name in FAMILIES if name not in ("bert", "roberta", "modernbert")]
@@ -53,8 +54,13 @@ def test_a_repeated_text_is_learnt(tiny_model, train, dtype):
     assert not after.training
 
 
-@pytest.mark.parametrize("form", FactorForm)
-@pytest.mark.parametrize("family", PREDICTING)
+@pytest.mark.parametrize(
+    ("family", "form"),
+    long_unless(
+        lambda family, form: form is FactorForm.plain or family in EVERYDAY,
+        [(family, form) for family in PREDICTING for form in FactorForm],
+    ),
+)
 def test_every_family_learns_through_its_factors(family, form):
     model = small(tiny(family), form)
     _, losses = tune(model, Examples(*[batch_for(model)] * 5), recipe(train=Tune.factors, lr=3e-3))

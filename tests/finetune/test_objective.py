@@ -16,9 +16,10 @@ from lillama.model.blocks import Blocks
 from lillama.model.offload import onloaded
 from lillama.model.prediction import NOT_PREDICTED, predictions
 from tests.conftest import random_tokens
-from tests.families import batch_for, tiny
+from tests.families import EVERYDAY, batch_for, tiny
 from tests.finetune.examples import Examples, padded, recipe, same, weights
 from tests.finetune.test_loop import PREDICTING
+from tests.marks import long_unless
 from tests.model.test_families import mixed_ranks
 from tests.model.test_offload import dtypes, whole_and_visiting
 from tests.model.test_student import student_of
@@ -116,7 +117,7 @@ def test_what_learns_and_is_shared_becomes_the_models_own(tiny_model):
     assert not storages(model) & storages(teacher)
 
 
-@pytest.mark.parametrize("family", PREDICTING)
+@pytest.mark.parametrize("family", long_unless(EVERYDAY.__contains__, PREDICTING))
 def test_every_family_comes_nearer_to_its_teacher(family):
     """In its hidden states too, however its blocks hand them on."""
     model, teacher = pair(tiny(family))

@@ -21,7 +21,8 @@ from lillama.model.targets import model_shape
 from lillama.model.task import AUTO_CLASSES, task_of_architecture
 from lillama.strategy.plan import RankPlan
 from tests.checkpoints import stored_parameters
-from tests.families import FAMILIES, FixedBatch, batch_for, tiny
+from tests.families import EVERYDAY, FAMILIES, FixedBatch, batch_for, tiny
+from tests.marks import long_unless
 from tests.model.test_student import student_of
 
 WITH_ENDS = [
@@ -38,7 +39,10 @@ WITH_ENDS = [
     "modernbert",
 ]
 CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in WITH_ENDS]
-FORMS = [(family, ends, form) for family, ends in CASES for form in FactorForm]
+FORMS = long_unless(
+    lambda family, ends, form: form is FactorForm.plain or family in EVERYDAY,
+    [(family, ends, form) for family, ends in CASES for form in FactorForm],
+)
 
 
 def mixed_ranks(model, *, ends=False):
@@ -132,8 +136,10 @@ def _update(lr, learner, loss):
     learner.update(lr, loss)
 
 
-@pytest.mark.parametrize("train", list(Train))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "train"),
+    long_unless(lambda family, train: family in EVERYDAY, [(family, train) for family in FAMILIES for train in Train]),
+)
 def test_master_weights_learn_in_a_narrow_model(family, train):
     """bfloat16, as on a GPU: whatever dtype a family's residual stream has."""
     model = tiny(family).bfloat16()

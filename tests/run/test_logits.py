@@ -12,6 +12,7 @@ from lillama.model.source import ModelSource
 from lillama.run.pipeline import run
 from tests.checkpoints import same, weights
 from tests.conftest import TINY_LLAMA, TINY_RUN, composed
+from tests.marks import long_unless
 from tests.run.test_tuning import ALONE, KL, TUNED, WHOLE, cut_after
 
 START = "stages=[plan,init,finetune,perplexity]"
@@ -22,8 +23,13 @@ def words(tmp_path_factory):
     return (*TINY_RUN, *TUNED, f"cache_dir={tmp_path_factory.mktemp('cache')}")
 
 
-@pytest.mark.parametrize("stages", [START, WHOLE], ids=["start", "distilled"])
-@pytest.mark.parametrize("train", ["factors", "all"])
+@pytest.mark.parametrize(
+    ("train", "stages"),
+    long_unless(
+        lambda train, stages: (train == "all") == (stages == START),
+        [(train, stages) for train in ("factors", "all") for stages in (START, WHOLE)],
+    ),
+)
 def test_a_compressed_model_learns_from_the_dense_one_wherever_that_is(words, cli, tmp_path, stages, train):
     """In bfloat16 as well; and where the dense blocks stay in host memory, the same comes out."""
     larger = ("+model.architecture.initializer_range=0.2", "finetune.epochs=2", "finetune.lr=1e-3")

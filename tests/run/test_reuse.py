@@ -214,7 +214,7 @@ def test_a_run_that_goes_on_from_its_own_snapshot_keeps_the_model_too(words, tmp
     assert "distilled_by" in run(composed(*words, "distill.batch_size=4"), tmp_path / "second")["provenance"]
 
 
-@pytest.mark.parametrize("schedule", ["joint", "blockwise"])
+@pytest.mark.parametrize("schedule", ["joint", pytest.param("blockwise", marks=pytest.mark.long)])
 def test_a_fine_tuning_of_it_that_is_killed_goes_on(schedule, words, tmp_path, monkeypatch):
     tuned = (*words, f"distill/schedule={schedule}", WHOLE, "snapshot.every_steps=2", *TUNED)
     made = run(composed(*tuned), tmp_path / "first")
