@@ -24,8 +24,8 @@ tags: [lillama, low-rank, compression]
 ---
 # {_public(settings["model"]["name"])}, {reduction["realised"]:.1%} smaller
 
-`{base}` with {result["matrices"]} matrices in {result["blocks"]} blocks replaced by low-rank factors and distilled
-block by block on {result["tokens"]:,} calibration tokens{_tuned(result)}, by Lillama (arXiv 2412.16719).
+`{base}` with {result["matrices"]} matrices in {result["blocks"]} blocks replaced by low-rank factors{_learnt(result)},
+by Lillama (arXiv 2412.16719).
 
 | | dense | compressed |
 | --- | --- | --- |
@@ -75,6 +75,14 @@ from transformers import {auto}
 model = {auto}.from_pretrained("FOLDER"{", " if compressed else ""}{load}
 ```
 """
+
+
+def _learnt(result: dict[str, Any]) -> str:
+    """Describe what the factors were made and learnt from: only the stages that were run."""
+    calibrated, distilled = result["data"].get("tokens"), result["tokens"]
+    made = f" made from {calibrated:,} calibration tokens" if calibrated else ""
+    local = f" and distilled block by block on {distilled:,} tokens" if distilled else ""
+    return f"{made}{local}{_tuned(result)}"
 
 
 def _tuned(result: dict[str, Any]) -> str:

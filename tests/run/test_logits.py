@@ -44,6 +44,8 @@ def test_a_compressed_model_learns_from_the_dense_one_wherever_that_is(words, cl
         losses = [loss for _, loss in read_json(out / "results.json")["finetune"]["loss"]]
         assert sum(losses[-8:]) < sum(losses[:8]), "the last time through the text and the first"
     assert same(weights(tmp_path / "false"), weights(tmp_path / "true"))
+    card = (tmp_path / "true" / "checkpoint" / "README.md").read_text()
+    assert ("distilled block by block" in card) == (stages != START), "only what was run is told of"
 
 
 def test_without_a_distillation_it_goes_on_to_the_same_bit_too(words, tmp_path, monkeypatch):
