@@ -5,6 +5,7 @@ value fails while the configuration is composed. Ranges are checked in ``__post_
 when ``run.py`` turns the composed configuration into these dataclasses.
 """
 
+from lillama.config.bench import BenchConfig
 from lillama.config.choices import (
     MADE_BY_DEFAULT,
     MEASURES,
@@ -43,6 +44,16 @@ from lillama.config.choices import (
     Weighting,
     Weights,
 )
+from lillama.config.data import (
+    LARGEST_TOKEN_BUDGET,
+    DataConfig,
+    GeneratedDataConfig,
+    MixedDataConfig,
+    PartConfig,
+    TextConfig,
+    WriteConfig,
+)
+from lillama.config.distill import BlockwiseConfig, DistillConfig, ScheduleConfig
 from lillama.config.evaluate import (
     DomainsConfig,
     EvaluateConfig,
@@ -63,11 +74,10 @@ from lillama.config.finetune import (
     LoraConfig,
 )
 from lillama.config.init import SAMPLED_LABELS, FeatureConfig, InitConfig, KfacConfig, RandomConfig, SvdConfig
-from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig, ScheduleConfig
+from lillama.config.logger import LoggerConfig
 from lillama.config.loss import LossConfig
-from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig, PartConfig, WriteConfig
 from lillama.config.model import ModelConfig, TargetsConfig
-from lillama.config.run import LoggerConfig, RunConfig, SnapshotConfig
+from lillama.config.run import RunConfig, SnapshotConfig
 from lillama.config.schemas import plain, register_schemas
 from lillama.config.strategy import (
     BottomConfig,
@@ -82,7 +92,6 @@ from lillama.config.strategy import (
     TopConfig,
     UniformConfig,
 )
-from lillama.config.text import LARGEST_TOKEN_BUDGET, DataConfig, TextConfig
 
 __all__ = [
     "LARGEST_TOKEN_BUDGET",

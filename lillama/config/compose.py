@@ -60,7 +60,7 @@ class Sweep:
     given: dict[str, str]
 
 
-def experiment_sweep(experiment: str, overrides: Sequence[str] = ()) -> Sweep:
+def experiment_sweep(experiment: str) -> Sweep:
     """Read the sweep that ``python run.py experiments=SCALE/NAME`` would run.
 
     :param experiment: ``small/table02_zero_shot``.
@@ -73,9 +73,8 @@ def experiment_sweep(experiment: str, overrides: Sequence[str] = ()) -> Sweep:
         raise ConfigError(f"experiments={experiment}: there is none; there are {', '.join(experiment_names())}")
     set_up()
     GlobalHydra.instance().clear()
-    words = [f"experiments={experiment}", *overrides]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        whole = compose("config", overrides=words, return_hydra_config=True)
+        whole = compose("config", overrides=[f"experiments={experiment}"], return_hydra_config=True)
     given = {"model": whole.model.name, "reduction": str(whole.strategy.reduction)}
     return Sweep(whole.name, sweep_cells(whole.hydra.sweeper.params or {}), given)
 

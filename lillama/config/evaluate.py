@@ -7,9 +7,9 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import Format, InvalidRows, Normalizer, Source
+from lillama.config.data import MADE, TextConfig
 from lillama.config.hashed import by_content
 from lillama.config.option import option
-from lillama.config.text import MADE, TextConfig
 from lillama.core.errors import POSITIVE, require
 
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from lillama.config.choices import LearningRate, Objective, Scope, Source, Tune
+from lillama.config.data import DataConfig, GeneratedDataConfig, MixedDataConfig
 from lillama.config.hashed import left_out
-from lillama.config.mixed import GeneratedDataConfig, MixedDataConfig
 from lillama.config.option import option
-from lillama.config.text import DataConfig
 from lillama.core.errors import POSITIVE, require
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lillama.config.text import LARGEST_TOKEN_BUDGET
+from lillama.config.data import LARGEST_TOKEN_BUDGET
 from lillama.core.errors import ConfigError, require
 
 LARGEST_NUMBER = 2**31 - 1  # of what is counted: ranks, batches, epochs

@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from lillama.config.bench import BenchConfig
 from lillama.config.choices import (
     MADE_BY_DEFAULT,
     MEASURES,
     PLANNED,
-    LoggerKind,
     OutOfMemory,
     Parallel,
     Source,
@@ -18,35 +18,20 @@ from lillama.config.choices import (
     Tune,
     Weights,
 )
+from lillama.config.data import DataConfig
+from lillama.config.distill import BlockwiseConfig, DistillConfig
 from lillama.config.evaluate import EvaluateConfig
 from lillama.config.factors import FactorsConfig
 from lillama.config.finetune import FinetuneConfig
 from lillama.config.hashed import left_out
 from lillama.config.init import FeatureConfig, InitConfig, KfacConfig
-from lillama.config.learn import BenchConfig, BlockwiseConfig, DistillConfig
 from lillama.config.limits import check_values
+from lillama.config.logger import LoggerConfig
 from lillama.config.loss import LossConfig
 from lillama.config.model import BaselineConfig, ModelConfig
 from lillama.config.option import option
 from lillama.config.strategy import StrategyConfig
-from lillama.config.text import DataConfig
 from lillama.core.errors import POSITIVE, ConfigError, require
-
-
-@option("logger", "logger")
-@dataclass(kw_only=True, slots=True)
-class LoggerConfig:
-    """Destination of metrics; ``mode`` null is offline where no W&B key is set."""
-
-    kind: LoggerKind = MISSING
-    project: str = "lillama"
-    group: str | None = None
-    tags: list[str] = field(default_factory=list)
-    mode: str | None = None
-
-    def __post_init__(self) -> None:
-        legal = "must be online, offline, disabled, or null"
-        require(self.mode in (None, "online", "offline", "disabled"), "logger.mode", self.mode, legal)
 
 
 @dataclass(kw_only=True, slots=True)
