@@ -18,7 +18,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a measure may look at before a model is loaded.
+    """Collect all that a measure may look at before a model is loaded.
 
     :param model: on the meta device. :param limits: those of the model, and of a dense one that is measured beside it.
     :param text: reads the text of ``evaluate.perplexity``, once for all.

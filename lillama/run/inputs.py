@@ -1,4 +1,4 @@
-"""What a run reads beside weights, each when it is first asked for and all before a model is loaded."""
+"""Read all that a run needs beside weights: each when it is first asked for, and before a model is loaded."""
 
 from collections.abc import Mapping
 from functools import cached_property

@@ -15,7 +15,7 @@ from lillama.run.supply import Supply
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a run is asked for, what it reads, where it is told, and what it goes on from."""
+    """Hold what a run is asked for, what it reads, where it is told, and what it goes on from."""
 
     run: Run
     record: Record

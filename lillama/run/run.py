@@ -1,4 +1,4 @@
-"""What a run is asked for: its configuration, with the models and the cache that this names, each opened once."""
+"""Hold what a run is asked for: its configuration, with the models and the cache that this names, opened once."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,9 +7,10 @@ plain factors of the same rank, B lacks r columns, and everything else is as it 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .lillama_modules import LowRankEmbedding, LowRankLinear, register_order
+from .lillama_modules import ORDER, LowRankEmbedding, LowRankLinear, register_order
 
 
 class PivotedLinear(LowRankLinear):
@@ -22,12 +23,16 @@ class PivotedLinear(LowRankLinear):
         register_order(self, in_features, rank, factory.get("device"))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or not _is_bare(self.B):
+        a: Any = self._modules["A"]
+        b: Any = self._modules["B"]
+        if torch.compiler.is_compiling() or not (_is_bare(a) and _is_bare(b)):
             return self.A(x.index_select(-1, self.pivots) + self.B(x.index_select(-1, self.rest)))
-        # At one token a step every operation that is saved shows: the sum is a part of B's product.
+        # At one token a step every operation that is saved shows, in Python too: the sum is a part of B's product, and
+        # neither product is called as a module, nor looked up as one.
         rows = x.reshape(-1, self.in_features)
-        pivots, rest = rows.index_select(1, self.pivots), rows.index_select(1, self.rest)
-        return self.A(torch.addmm(pivots, rest, self.B.weight.t())).view(*x.shape[:-1], self.out_features)
+        pivots, rest = (rows.index_select(1, self._buffers[name]) for name in ORDER)  # type: ignore[arg-type]
+        inner = torch.addmm(pivots, rest, b._parameters["weight"].t())
+        return F.linear(inner, a._parameters["weight"], a._parameters["bias"]).view(*x.shape[:-1], self.out_features)
 
 
 class PivotedEmbedding(LowRankEmbedding):
@@ -43,5 +48,6 @@ class PivotedEmbedding(LowRankEmbedding):
 
 def _is_bare(linear: Any) -> bool:
     """Tell whether calling a linear is its product alone: no adapter, quantized weight, hook or other forward."""
-    own = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
-    return own and not (linear._forward_hooks or linear._forward_pre_hooks or "forward" in linear.__dict__)
+    own = type(linear) is nn.Linear and type(linear._parameters["weight"]) is nn.Parameter
+    hooked = linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks
+    return own and not (hooked or "forward" in linear.__dict__)

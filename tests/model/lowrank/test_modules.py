@@ -113,3 +113,15 @@ def test_the_scale_is_known_where_nothing_else_is():
     with torch.device("meta"):
         dense = Gemma3TextScaledWordEmbedding(10, 6, 0, embed_scale=2.5)
         assert float(empty_embedding(dense, 3).scale) == 2.5
+
+
+@pytest.mark.parametrize("child", ["A", "B"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_a_hook_of_a_factor_is_called(child, kind):
+    module, seen = randomly_ordered(PivotedLinear(6, 5, 3)), []
+    wanted = module(torch.ones(2, 6))
+    getattr(getattr(module, child), kind)(lambda *_: seen.append(child) and None)
+    found = module(torch.ones(2, 6))
+    found.sum().backward()
+    assert seen == [child]
+    torch.testing.assert_close(found, wanted)
