@@ -142,6 +142,7 @@ def test_every_kind_and_class_with_the_folders_own_code(kinds, tried):
     assert all(isinstance(count, int) and count > 2 for count in told.values()), told
 
 
+@pytest.mark.long
 def test_with_neither_every_kind_and_class_fails_and_names_a_module(kinds, tried):
     """Each class takes another part of the model, and none may be filled in at random."""
     told, _, report = tried

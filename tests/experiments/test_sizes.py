@@ -6,6 +6,7 @@ from lillama.config import ModelConfig, Stage, Weights
 from lillama.config.compose import experiment_sweep
 from lillama.strategy import make_plan
 from tests.conftest import composed
+from tests.marks import long_unless
 
 PUBLISHED = {  # what the paper prints of the model and of the compressed one, in billions (Tables 3, 13, 16, 18)
     "mixtral_8x7b": (["strategy=bottom"], 47, 37),
@@ -24,7 +25,7 @@ PUBLISHED = {  # what the paper prints of the model and of the compressed one, i
 }
 
 
-@pytest.mark.parametrize("case", PUBLISHED)
+@pytest.mark.parametrize("case", long_unless(lambda case: "mamba" not in case, PUBLISHED))
 def test_sizes_are_those_that_the_paper_prints(case, model_shapes):
     """To the digits that are printed, but for what is named."""
     words, dense, compressed = PUBLISHED[case]

@@ -57,7 +57,7 @@ def test_a_repeated_text_is_learnt(tiny_model, train, dtype):
 @pytest.mark.parametrize(
     ("family", "form"),
     long_unless(
-        lambda family, form: form is FactorForm.plain or family in EVERYDAY,
+        lambda family, form: family in EVERYDAY,
         [(family, form) for family in PREDICTING for form in FactorForm],
     ),
 )

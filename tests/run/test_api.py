@@ -62,7 +62,7 @@ def test_the_result_is_smaller_trainable_and_saves_itself(model, tmp_path):
         assert torch.equal(loaded(ids).logits, compressed(ids).logits)
 
 
-@pytest.mark.parametrize("family", ["t5", "bert", "mixtral", "falcon_mamba"])
+@pytest.mark.parametrize("family", ["t5", "bert", "mixtral", pytest.param("falcon_mamba", marks=pytest.mark.long)])
 def test_other_families_and_rows_of_other_kinds(family):
     rows = [{"instruction": "say", "output": text} for text in TEXTS[:20]]
     model = tiny(family, vocab_size=300)

@@ -59,7 +59,12 @@ def no_learning(monkeypatch):
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("distill/schedule=blockwise",), ("distill=authors_code",), ("factors=pivoted",)],
+    [
+        (),
+        pytest.param(("distill/schedule=blockwise",), marks=pytest.mark.long),
+        pytest.param(("distill=authors_code",), marks=pytest.mark.long),
+        ("factors=pivoted",),
+    ],
     ids=str,
 )
 def test_another_run_of_the_same_model_is_bit_for_bit_the_same_without_learning(

@@ -38,6 +38,7 @@ TUNED = (
 WHOLE = "stages=[plan,init,distill,finetune,perplexity]"
 ALONE = "stages=[finetune,perplexity]"
 LORA = ("finetune=lora", "finetune.lora.rank=2", "finetune.lora.dropout=0.2")
+FACTORS = ("finetune.train=factors",)
 KL = ("finetune=kl", "finetune.hidden_weight=0.1", "finetune.lr=1e-4")
 
 
@@ -167,8 +168,16 @@ def test_a_dense_model_is_fine_tuned_and_stays_an_ordinary_one(of_folder, cli, t
     assert not list((out / "checkpoint").glob("plan.json"))
 
 
-@pytest.mark.parametrize("form", ["plain", "pivoted"])
-@pytest.mark.parametrize("recipe", [("finetune.train=factors",), LORA], ids=["factors", "lora"])
+@pytest.mark.parametrize(
+    ("recipe", "form"),
+    [
+        pytest.param(FACTORS, "plain", marks=pytest.mark.long),
+        (FACTORS, "pivoted"),
+        (LORA, "plain"),
+        pytest.param(LORA, "pivoted", marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_a_finished_checkpoint_is_fine_tuned_and_measured_so(of_folder, cli, tmp_path, recipe, form):
     made = (*of_folder, "strategy=uniform", f"factors={form}", "save_checkpoint=true", "stages=[plan,init]")
     assert cli(*made, f"hydra.run.dir={tmp_path / 'made'}")[0] == 0
