@@ -112,6 +112,7 @@ else:
 """
 
 
+@pytest.mark.long
 def test_without_the_package_the_folders_own_code_loads_it_and_nothing_else_does(distilled, tmp_path):
     ids, folder, code = torch.arange(100, 116)[None], str(distilled / "checkpoint"), f"{WITHOUT_PACKAGE}{FAILS}\n{USE}"
     options = {"trust_remote_code": True}

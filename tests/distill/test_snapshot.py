@@ -141,6 +141,7 @@ def test_a_run_that_is_killed_at_every_step_ends_bit_for_bit_like_one_that_is_no
     assert history[tmp_path / "killed"] == history[tmp_path / "whole"] != []
 
 
+@pytest.mark.long
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kills=st.lists(st.integers(0, 15), max_size=4),

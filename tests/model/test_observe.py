@@ -14,7 +14,8 @@ from lillama.model.byte_tokenizer import byte_tokenizer
 from lillama.model.lowrank import LowRank
 from lillama.model.observe import called_modules
 from lillama.model.targets import model_shape
-from tests.families import BOTH_SIDES, ENCODER, FAMILIES, GROUPED, tiny
+from tests.families import BOTH_SIDES, ENCODER, EVERYDAY, FAMILIES, GROUPED, tiny
+from tests.marks import long_unless
 
 SHARES_KEYS = {**GROUPED, "head_dim": 8, "num_kv_shared_layers": 1, "num_hidden_layers": 3}
 LAYERED = {"layer_types": ["full_attention"] * 3, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}
@@ -41,7 +42,7 @@ def meta(family, fields, auto):
         return auto.from_config(AutoConfig.for_model(family, **fields))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", long_unless(EVERYDAY.__contains__, FAMILIES))
 def test_every_matrix_of_an_ordinary_family_is_called(family):
     model = tiny(family)
     called = called_modules(model)

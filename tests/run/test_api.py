@@ -31,7 +31,7 @@ def model(tiny_model):
     return tiny_model
 
 
-@pytest.mark.parametrize("form", FactorForm)
+@pytest.mark.parametrize("form", [FactorForm.pivoted, pytest.param(FactorForm.plain, marks=pytest.mark.long)])
 def test_one_call_gives_what_the_command_line_gives(tmp_path, form):
     """The same texts and the recommended settings: the same weights, bit for bit."""
     own = ("strategy", "preset")

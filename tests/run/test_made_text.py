@@ -28,7 +28,7 @@ def loaded(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("kind", ["mixed", "generated"])
+@pytest.mark.parametrize("kind", ["mixed", pytest.param("generated", marks=pytest.mark.long)])
 def test_calibration_and_fine_tuning_take_what_is_made(words, cli, tmp_path, kind):
     own = ["data.seq_len=32", "finetune.data.seq_len=32", "data.tokens=512", "finetune.data.tokens=1024"]
     if kind == "mixed":
