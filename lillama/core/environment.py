@@ -5,6 +5,9 @@ import os
 from lillama.core.errors import ConfigError
 
 # Of this project and of the libraries that a run calls; several of these take an empty one for the current folder.
+HINTS = {
+    "LILLAMA_DATA": "it names the folder of texts and tasks that experiments read (experiments/README.md lists them)"
+}
 PREFIXES = ("LILLAMA_", "WANDB_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH_HOME", "XDG_")
 
 
@@ -15,7 +18,8 @@ def variable(name: str, default: str | None = None) -> str:
     """
     value = os.environ.get(name) or default
     if value is None:
-        raise ConfigError(f"the environment variable {name} is not set")
+        hint = f"; {HINTS[name]}" if name in HINTS else ""
+        raise ConfigError(f"the environment variable {name} is not set{hint}")
     return value
 
 

@@ -23,6 +23,7 @@ FIGURES = (
 class RunResult:
     """The figures of one run; a stage that did not run leaves its part empty.
 
+    ``choices`` is the option that was chosen of every group (``strategy: kfac``), where Hydra composed the run.
     ``perplexity`` is that of the dense model, at the ``start`` and the ``end`` of the distillation and of the
     ``finetuned`` model. ``finetune`` holds the fine-tuning's own tokens, steps and seconds, how many parameters learnt,
     its loss and its curve as pairs with the tokens seen.
@@ -39,6 +40,7 @@ class RunResult:
     overrides: list[str]
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    choices: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     reduction: dict[str, float] = field(default_factory=dict)
     blocks: int = 0

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = ["CommandLine", "set_up", "typed"]
 log = logging.getLogger(__name__)
 USER_ERRORS = (ConfigError, HydraException, OmegaConfBaseException)
 NULL_GROUP = "Config group override must be a string or a list"  # Hydra, naming no key
+RESOLVING = "ConfigError raised while resolving interpolation: "  # OmegaConf, before our own message
 NO_MEMORY = "can't allocate memory"  # torch, of the host's
 ONE_LINE_ERRORS = (*USER_ERRORS, WriteError, TeamError)  # what a traceback would not explain better
 
@@ -54,7 +55,8 @@ class CommandLine:
             config = typed(composed)
             run = _pipeline()
             # Of two equal sweeps at a time each waits for the cell that the other one runs, and takes its result.
-            result = run(config, folder, hydra.overrides.task, wait=hydra.mode is RunMode.MULTIRUN)
+            multirun = hydra.mode is RunMode.MULTIRUN
+            result = run(config, folder, hydra.overrides.task, choices=chosen(hydra.runtime.choices), wait=multirun)
             if int(os.environ.get("RANK", "0")):  # under torchrun the first process speaks
                 return
             if config.stages == [Stage.plan]:
@@ -100,6 +102,11 @@ class CommandLine:
         for name, error in self.failures:
             show(f"  {name}: {one_line(error)}", error=True)
         return BAD_INPUT if all(isinstance(error, USER_ERRORS) for _, error in self.failures) else OTHER
+
+
+def chosen(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return the option of every group of ``conf/``, without Hydra's own groups and those that take none."""
+    return {group: str(one) for group, one in sorted(choices.items()) if one and not group.startswith("hydra/")}
 
 
 def _pipeline() -> Callable[..., dict[str, Any]]:
@@ -172,6 +179,7 @@ def one_line(error: BaseException) -> str:
     told = list(chain_of(error, suppressed=False))
     text = " ".join(dict.fromkeys(str(part) for part in told if str(part) not in str(error) or part is error))
     text = re.sub(r"\bfull_key:.*|\bConfig search path:.*|\breference_type=.*|\b\w+_schema\b", "", text, flags=re.S)
+    text = text.replace(RESOLVING, "")
     keys = next((legal_keys(part) for part in chain_of(error) if legal_keys(part)), None)
     return printable(" ".join(text.split())) + (f"; the keys are {', '.join(keys)}" if keys else "")
 

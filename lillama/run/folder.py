@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lillama.config import RunConfig, Stage, plain
 from lillama.core.errors import ConfigError, WriteError, disk_trouble
 from lillama.core.outputs import CHECKPOINT, HOME, LOG, NAMES, PLAN, Outputs
 from lillama.core.results import FILE, RunResult, read_json, read_result, write_json
+from lillama.run.run import Run
 
 log = logging.getLogger(__name__)
 LOCK = "lock"
@@ -153,7 +154,7 @@ def _adopt(outputs: Outputs, found: Mapping[str, Any], fingerprint: str) -> None
         outputs.adopt(None, done=False, names=(FILE, LOG))
 
 
-def leave_word(config: RunConfig, outputs: Outputs, overrides: Sequence[str], error: BaseException) -> None:
+def leave_word(run: Run, outputs: Outputs, error: BaseException) -> None:
     """Write a failed result for a run that could not begin; the report of a sweep then says FAILED and why.
 
     A folder in which another process is at work, or that holds another result, or anything else that a run would
@@ -162,10 +163,11 @@ def leave_word(config: RunConfig, outputs: Outputs, overrides: Sequence[str], er
     result = RunResult(
         status="failed" if isinstance(error, Exception) else "interrupted",
         fingerprint="",
-        name=config.name,
-        overrides=list(overrides),
-        settings=plain(config),
+        name=run.config.name,
+        overrides=list(run.overrides),
+        settings=plain(run.config),
         provenance={},
+        choices=dict(run.choices),
         error=f"{type(error).__name__}: {error}",
     )
     folder = outputs.folder

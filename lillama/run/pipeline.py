@@ -50,14 +50,21 @@ from lillama.strategy.plan import RankPlan
 log = logging.getLogger(__name__)
 
 
-def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait: bool = False) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    choices: Mapping[str, str] | None = None,
+    wait: bool = False,
+) -> dict[str, Any]:
     """Run the configured stages and return what ``results.json`` holds.
 
     A folder that already holds this run's result is left alone and its result returned; from a snapshot of this run it
     goes on. Under torchrun every process calls this; the first one keeps the records. What no run wrote is never
     removed, and nothing is before all checks have passed.
 
-    :param overrides: what was said on the command line; kept with the result, so that a report can name the cell.
+    :param overrides, choices: what was said on the command line, and the option chosen of every group.
     :param wait: for another process that is at work in the folder; a sweep does.
     :raises ConfigError: for bad input, before a model is loaded, a folder in which another process is at work, or one
         that holds what a run would replace.
@@ -65,7 +72,7 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait:
     :raises Preempted: when the system asked the run to end.
     :raises WriteError: where the disk takes no more.
     """
-    this = Run.of(config)
+    this = Run.of(config, overrides, choices)
     with listening() as preemption:
         show_progress(config.progress)
         check_inputs(config, made(folder))
@@ -74,23 +81,20 @@ def run(config: RunConfig, folder: Path, overrides: Sequence[str] = (), *, wait:
             device = this.model.device
         except ConfigError as error:  # a model or a text that is not there
             with suppress(ConfigError), alone(folder):
-                leave_word(config, Outputs(folder), overrides, error)
+                leave_word(this, Outputs(folder), error)
             raise
         with team_of(config.parallel, device) as team:
             resume = Resume.of(this, folder, fingerprint, background=device.type == "cuda")
             if not team.main:
                 return follow(this, folder, team, preemption, resume)
             with alone(folder, wait=wait), disk_explained(folder):
-                return keep_records(
-                    this, Outputs(folder), fingerprint, overrides, team=team, preemption=preemption, resume=resume
-                )
+                return keep_records(this, Outputs(folder), fingerprint, team=team, preemption=preemption, resume=resume)
 
 
 def keep_records(
     this: Run,
     outputs: Outputs,
     fingerprint: str,
-    overrides: Sequence[str],
     *,
     team: Team,
     preemption: Preemption,
@@ -109,7 +113,7 @@ def keep_records(
         borrowed = resume.borrowed_note
         begun = Start(config.logger, resume.own_note, borrowed if resume.own_note is None else None)
         with (
-            recording(config, outputs, fingerprint, overrides, begun, preemption=preemption) as record,
+            recording(this, outputs, fingerprint, begun, preemption=preemption) as record,
             disk_explained(outputs.folder),
             explained(team),
         ):

@@ -73,10 +73,10 @@ class Record:
             outputs.remove(*PASSING, *UNFINISHED)
         outputs.claim(FILE, SETTINGS, METRICS)
         outputs.reserve()
-        text = OmegaConf.to_yaml(OmegaConf.create(self.result.settings))
+        settings, group = {"choices": self.result.choices, **self.result.settings}, self.result.name
+        text = OmegaConf.to_yaml(OmegaConf.create(settings))
         (self.folder / SETTINGS).write_text(text, encoding="utf-8")
         resume = None if start.note is None else {"tokens": start.note["tokens"], **start.note["logger"]}
-        settings, group = self.result.settings, self.result.name
         self.logger = make_logger(start.logger, self.folder, group=group, settings=settings, resume=resume)
         self.begun = True
         write_json(self.folder / FILE, self.result.as_dict())

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lillama.core.provenance import git_state, versions
 from lillama.core.results import FILE, RunResult, write_json
 from lillama.run.folder import leave_word
 from lillama.run.record import Record, Start
+from lillama.run.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,9 @@ def following(config: RunConfig, folder: Path) -> Iterator[Record]:
 
 @contextmanager
 def recording(
-    config: RunConfig,
+    run: Run,
     outputs: Outputs,
     fingerprint: str,
-    overrides: Sequence[str],
     start: Start,
     *,
     preemption: Preemption,
@@ -46,10 +46,11 @@ def recording(
     result = RunResult(
         status="running",
         fingerprint=fingerprint,
-        name=config.name,
-        overrides=list(overrides),
-        settings=plain(config),
+        name=run.config.name,
+        overrides=list(run.overrides),
+        settings=plain(run.config),
         provenance={"versions": versions(), "git": git_state(), "hardware": hardware(), "started": started},
+        choices=dict(run.choices),
     )
     record = Record(outputs, result, start)
     known = start.note or start.taken
@@ -66,7 +67,7 @@ def recording(
             result.error = f"{type(error).__name__}: {error}"
             end(record)
             if not record.begun:
-                leave_word(config, outputs, overrides, error)
+                leave_word(run, outputs, error)
         raise
     finally:
         close_logger(record)

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import yaml
 
 import lillama.run.pipeline
 import lillama.run.supply
@@ -53,6 +54,10 @@ def test_a_runs_folder_holds_what_was_promised(finished_run):
     result, plan = read_json(folder / "results.json"), read_json(folder / "plan.json")
     assert result["status"] == "done"
     assert result["error"] is None
+    chosen = {"preset": "local", "model": "tiny_random", "init": result["choices"]["init"], "factors": "plain"}
+    assert result["choices"].items() >= chosen.items(), "what tells two runs apart"
+    assert not [group for group in result["choices"] if group.startswith("hydra")]
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == {"choices": result["choices"], **result["settings"]}
     assert result["tokens"] == result["data"]["tokens"] == 1024
     assert result["data"]["skipped_rows"] == result["data"]["perplexity_skipped_rows"] == 0
     assert set(result["seconds"]) == {"plan", "data", "load", "init", "distill", "perplexity", "save"}
