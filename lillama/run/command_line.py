@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lillama.config import RunConfig, Stage
 from lillama.config.compose import set_up
 from lillama.config.refused import refuse_words
+from lillama.config.replay import replayed
 from lillama.core.errors import BAD_INPUT, DONE, OTHER, ConfigError, Preempted, TeamError, WriteError, disk_trouble
 from lillama.core.imports import of_many_objects
 from lillama.core.preempt import PREEMPTED
@@ -81,6 +82,7 @@ class CommandLine:
         0 done, 2 bad input (told in one line), 1 anything else; a run that the system asked to end has left with 75.
         """
         try:
+            sys.argv[1:] = replayed(sys.argv[1:])
             refuse_words(sys.argv[1:])
             main()
         except KeyboardInterrupt:
