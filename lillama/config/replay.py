@@ -42,8 +42,7 @@ def _words_of(file: Path) -> list[str]:
     set_up()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = OmegaConf.to_container(compose("config", overrides=groups), resolve=False, enum_to_str=True)
-    assert isinstance(composed, dict)
+        composed: Any = OmegaConf.to_container(compose("config", overrides=groups), resolve=False, enum_to_str=True)
     return [*groups, *_differences(settings, composed)]
 
 

@@ -55,5 +55,5 @@ def test_what_is_no_configuration_of_a_run_is_named(text, said, tmp_path):
         file.write_text(text)
     with pytest.raises(ConfigError, match=re.escape(f"--config={file}: {said}")):
         replayed([f"--config={file}"])
-    with pytest.raises(ConfigError, match="name the config.yaml"):
+    with pytest.raises(ConfigError, match="name the config"):
         replayed(["progress=false", "--config"])
