@@ -10,6 +10,7 @@ from lillama.core.errors import ConfigError
 from lillama.report.layout import table_layouts
 from lillama.report.paper import FOLDER
 from tests.conftest import ROOT, composed
+from tests.marks import long_unless
 
 NAMES = experiment_names()
 RUN_ELSEWHERE = [name for name in NAMES if name.startswith("tiny/")]  # all of their cells are run
@@ -76,7 +77,10 @@ def test_a_scale_holds_sizes_and_no_method():
         assert set(own) <= keys | ({"model"} if file.stem == "shapes" else set())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in RUN_ELSEWHERE])
+@pytest.mark.parametrize(
+    "name",
+    long_unless(lambda name: not name.startswith("paper/"), [name for name in NAMES if name not in RUN_ELSEWHERE]),
+)
 def test_its_first_cell_composes_and_validates(name):
     sweep = experiment_sweep(name)
     scale, _, own = name.partition("/")
