@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lillama.config import register_schemas
 from lillama.config.cells import cell_name
@@ -71,12 +71,20 @@ def experiment_sweep(experiment: str) -> Sweep:
     """
     if experiment not in experiment_names():
         raise ConfigError(f"experiments={experiment}: there is none; there are {', '.join(experiment_names())}")
+    whole = composed([f"experiments={experiment}"], with_hydra=True)
+    given = {"model": whole.model.name, "reduction": str(whole.strategy.reduction)}
+    return Sweep(whole.name, sweep_cells(whole.hydra.sweeper.params or {}), given)
+
+
+def composed(words: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Compose what a command line would, its interpolations as they stand.
+
+    :param with_hydra: Hydra's own configuration too: the mode, the sweep, the chosen options.
+    """
     set_up()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        whole = compose("config", overrides=[f"experiments={experiment}"], return_hydra_config=True)
-    given = {"model": whole.model.name, "reduction": str(whole.strategy.reduction)}
-    return Sweep(whole.name, sweep_cells(whole.hydra.sweeper.params or {}), given)
+        return compose("config", overrides=list(words), return_hydra_config=with_hydra)
 
 
 def experiment_names() -> list[str]:

@@ -1,15 +1,14 @@
 """Replay a run: the words of a command line that compose the configuration which a run has left."""
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from lillama.config.compose import CONF, set_up
+from lillama.config.compose import composed
 from lillama.core.errors import ConfigError
 
 OPTION = "--config"
@@ -22,28 +21,20 @@ def replayed(words: Sequence[str]) -> list[str]:
 
     :raises ConfigError: for a file that is no ``config.yaml`` of a run.
     """
-    given = [number for number, word in enumerate(words) if word.partition("=")[0] == OPTION]
-    if not given:
-        return list(words)
-    number = given[0]
-    _, apart, file = words[number].partition("=")
-    taken = 1 if apart else 2
-    if not apart:
-        if number + 1 == len(words):
-            raise ConfigError(f"{OPTION}: name the config.yaml of a run")
-        file = words[number + 1]
-    rest = [*words[:number], *words[number + taken :]]
-    return [*_words_of(Path(file).expanduser()), *rest]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(OPTION, type=Path)
+    try:
+        known, rest = parser.parse_known_args(words)
+    except argparse.ArgumentError:
+        raise ConfigError(f"{OPTION}: name the config.yaml of a run") from None
+    return rest if known.config is None else [*_words_of(known.config.expanduser()), *rest]
 
 
 def _words_of(file: Path) -> list[str]:
     settings = _read(file)
     groups = [f"{group}={option}" for group, option in settings.pop(CHOICES).items() if group != SWEEPS]
-    set_up()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed: Any = OmegaConf.to_container(compose("config", overrides=groups), resolve=False, enum_to_str=True)
-    return [*groups, *_differences(settings, composed)]
+    known: Any = OmegaConf.to_container(composed(groups), resolve=False, enum_to_str=True)
+    return [*groups, *_differences(settings, known)]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -56,15 +47,15 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _differences(wanted: Mapping[str, Any], composed: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _differences(wanted: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the overrides by which a composed configuration becomes another."""
     for key, value in wanted.items():
-        known = composed.get(key)
-        if isinstance(value, dict) and isinstance(known, dict) and known and value:
-            yield from _differences(value, known, f"{prefix}{key}.")
-        elif key not in composed or value != known:
+        own = known.get(key)
+        if isinstance(value, dict) and isinstance(own, dict) and own and value:
+            yield from _differences(value, own, f"{prefix}{key}.")
+        elif key not in known or value != own:
             yield f"++{prefix}{key}={_said(value)}"
-    yield from (f"~{prefix}{key}" for key in composed.keys() - wanted.keys())
+    yield from (f"~{prefix}{key}" for key in known.keys() - wanted.keys())
 
 
 def _said(value: Any) -> str:

@@ -4,10 +4,10 @@ import os
 
 from lillama.core.errors import ConfigError
 
-# Of this project and of the libraries that a run calls; several of these take an empty one for the current folder.
 HINTS = {
     "LILLAMA_DATA": "it names the folder of texts and tasks that experiments read (experiments/README.md lists them)"
 }
+# Of this project and of the libraries that a run calls; several of these take an empty one for the current folder.
 PREFIXES = ("LILLAMA_", "WANDB_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH_HOME", "XDG_")
 
 

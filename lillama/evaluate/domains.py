@@ -11,8 +11,8 @@ from lillama.config import DomainsConfig, domain_key
 from lillama.core.cache import Cache
 from lillama.evaluate.known import KnownPerplexities
 from lillama.evaluate.measure import Figures, Given, Measure
-from lillama.evaluate.perplexity import MeasuredText, measured_text, text_perplexity
-from lillama.model.limits import check_length, check_tokens
+from lillama.evaluate.perplexity import MeasuredText, check_window, measured_text, text_perplexity
+from lillama.model.limits import check_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Domains(Measure):
         for name, own in config.texts.items():
             key = domain_key(name)
             texts[name] = text = measured_text(own, given.tokenizer, key)
-            check_length(f"{key}.seq_len", min(own.seq_len, len(text)), given.limits.text)
+            check_window(own, text, given.limits, key)
             check_tokens(key, text.ids, given.limits, given.tokenizer)
         return cls(config, texts, given.cache, given.progress)
 

@@ -17,6 +17,7 @@ from lillama.data.encode import BORDER, CHARACTERS_A_TOKEN
 from lillama.data.sources import read_rows
 from lillama.data.texts import NOTHING_LEFT_OUT, RowCounts, RowTexts
 from lillama.model.inputs import Batch, model_inputs
+from lillama.model.limits import Limits, check_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ def measured_text(config: PerplexityConfig, tokenizer: Any, key: str = "evaluate
     uncut = whole and len(kept) == len(ids)
     read = text if uncut else _text_of(kept, text, tokenizer)
     return MeasuredText(kept, len(read.encode()), texts.counts)
+
+
+def check_window(settings: PerplexityConfig, text: MeasuredText, limits: Limits, key: str) -> None:
+    """Raise a :class:`ConfigError` for windows that are too long for the model; of a short text its length counts."""
+    check_length(f"{key}.seq_len", min(settings.seq_len, len(text)), limits.text)
 
 
 def _beginning(texts: RowTexts, characters: int | None) -> tuple[str, bool]:

@@ -1,6 +1,5 @@
 """The model that a configuration names: from the Hub, a local folder, a GGUF file, or random of a given shape."""
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from lillama.model.reading import check_no_adapter, check_not_quantized, quantiz
 from lillama.model.remote_code import code_options
 from lillama.model.task import AUTO_CLASSES, task_of
 from lillama.model.whole import load_whole
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,11 @@ class ModelSource:
         :raises ConfigError: for a package that is not installed, or a path that looks local and is not there.
         """
         return None if self.config.path is None else local_place(self.config.path, self.config.KEY)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Return what transformers reads: the place, of a GGUF file its import; None where there is no place."""
+        return None if self.place is None else self._readable(self.place, self.config.KEY)
 
     @cached_property
     def identity(self) -> str:
@@ -179,15 +181,19 @@ class ModelSource:
         """
         config = self.config
         wanted, key = path or str(config.path), config.KEY if path is None else "model.tokenizer"
-        place = self.place if path is None else local_place(path, key)
-        if place is not None and place.is_file():
-            place = imported_gguf(place, self.cache_dir, key)
+        if path is None:
+            place = self.folder
+        elif (place := local_place(path, key)) is not None:
+            place = self._readable(place, key)
         revision = config.revision if wanted == config.path else None
         options |= code_options(config, wanted, place, key)
         downloaded_only = place is None and offline(wanted, key, revision=revision)
         why = "not here, not downloaded before, and the Hub does not answer" if downloaded_only else "cannot be loaded"
         with unreadable(f"{key}={wanted}: {why}"):
             return read(str(place or wanted), revision=revision or "main", local_files_only=downloaded_only, **options)
+
+    def _readable(self, place: Path, key: str) -> Path:
+        return imported_gguf(place, self.cache_dir, key) if place.is_file() else place
 
 
 def show_progress(on: bool) -> None:

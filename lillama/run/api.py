@@ -50,7 +50,7 @@ from lillama.distill import distill as distil_blocks
 from lillama.finetune import TrainableModel, dense_teacher, fine_tune
 from lillama.init import FactorCache, start_factors
 from lillama.init.planning import plan_spectra
-from lillama.model.limits import model_limits
+from lillama.model.limits import check_length, model_limits
 from lillama.model.lowrank import LowRank, mark
 from lillama.model.lowrank.lillama_checks import check_finite
 from lillama.model.reading import quantization_of, unreadable
@@ -58,7 +58,7 @@ from lillama.model.student import Student
 from lillama.model.surgery import low_rank_config
 from lillama.model.targets import ModelShape, model_shape
 from lillama.model.task import task_of_architecture
-from lillama.run.checks import check_calibration, check_length
+from lillama.run.checks import check_calibration
 from lillama.strategy import make_plan
 
 

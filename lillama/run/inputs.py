@@ -12,10 +12,10 @@ from lillama.data.mixed import text_blocks
 from lillama.data.speech import SpeechClips, speech_clips
 from lillama.data.tokens import TokenBlocks
 from lillama.evaluate.measure import Given, Measure
-from lillama.evaluate.perplexity import MeasuredText, measured_text
+from lillama.evaluate.perplexity import MeasuredText, check_window, measured_text
 from lillama.evaluate.throughput import check_lengths
 from lillama.model.inputs import check_inputs
-from lillama.model.limits import Limits, check_length, check_tokens, model_limits
+from lillama.model.limits import Limits, check_tokens, model_limits
 from lillama.run.checks import READ_TEXT, check_baseline, check_calibration, check_sequences
 from lillama.run.run import Run
 
@@ -83,7 +83,7 @@ class Inputs:
         settings = self._run.config.evaluate.perplexity
         text = measured_text(settings, self.tokenizer)
         if Stage.perplexity in self._run.stages:
-            check_length(f"{settings.KEY}.seq_len", min(settings.seq_len, len(text)), self.limits.text)
+            check_window(settings, text, self.limits, settings.KEY)
         check_tokens(settings.KEY, text.ids, self.limits, self.tokenizer)
         return text
 

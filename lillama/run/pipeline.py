@@ -108,7 +108,7 @@ def keep_records(
             outputs.finish()
             log.info("already done, nothing to run: %s", outputs.folder)
             return previous
-        resume.find(distils=Stage.distill in this.stages)
+        resume.find()
         team.broadcast_object(resume.distilled)
         borrowed = resume.borrowed_note
         begun = Start(config.logger, resume.own_note, borrowed if resume.own_note is None else None)

@@ -22,6 +22,7 @@ Note = Mapping[str, Any]
 class Resume:
     """The snapshots of the distillation and of the fine-tuning, and the latest of each that :meth:`find` has found.
 
+    :param distils: whether distillation is a stage of the run.
     :param kept: the place in the cache that all runs of the same model share.
     :param distilled: the distillation to go on from. :param borrowed: it is another run's, and finished.
     :param tuned: the fine-tuning to go on from.
@@ -29,6 +30,7 @@ class Resume:
 
     distilling: Snapshots
     tuning: Snapshots
+    distils: bool
     kept: Kept | None = None
     distilled: Snapshot | None = None
     borrowed: bool = False
@@ -40,19 +42,16 @@ class Resume:
         made: dict[str, Any] = {"key": fingerprint, "config": run.config.snapshot, "background": background}
         distilling = Snapshots(folder / SNAPSHOTS, check=check_note, **made)
         tuning = Snapshots(folder / TUNING_SNAPSHOTS, check=check_tuning_note, **made)
-        kept = Kept(run) if run.config.reuse and Stage.distill in run.stages else None
-        return cls(distilling, tuning, kept)
+        distils = Stage.distill in run.stages
+        return cls(distilling, tuning, distils, Kept(run) if run.config.reuse and distils else None)
 
-    def find(self, *, distils: bool) -> None:
-        """Find the latest snapshots; a fine-tuning's is of no use where what it began with is distilled anew.
-
-        :param distils: whether distillation is a stage of the run.
-        """
+    def find(self) -> None:
+        """Find the latest snapshots; a fine-tuning's is of no use where what it began with is distilled anew."""
         self.distilled = self.distilling.latest()
         if self.distilled is None and self.kept is not None:
             self.distilled = self.kept.find()
             self.borrowed = self.distilled is not None
-        if self.distilled is not None or not distils:
+        if self.distilled is not None or not self.distils:
             self.tuned = self.tuning.latest()
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from lillama.config import RunConfig, Stage
@@ -10,7 +11,7 @@ from lillama.model.source import ModelSource
 from lillama.model.targets import ModelShape, model_shape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """A configuration, its models, and the cache: one for all, which does not evict what this run has used.
 
@@ -44,7 +45,7 @@ class Run:
         """Return the model that writes ``data=generated``: the dense one, where there is one."""
         return self.model if Stage.init in self.stages else self.baseline or self.model
 
-    @property
+    @cached_property
     def shape(self) -> ModelShape:
         """Return the model's matrices, with factors stored as configured."""
         config = self.config

@@ -4,9 +4,8 @@ import re
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
-from lillama.config.compose import CONF
+from lillama.config import compose
 from lillama.config.replay import replayed
 from lillama.config.schemas import plain
 from lillama.core.errors import ConfigError
@@ -26,8 +25,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_composes_what_was_run(way, tmp_path):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        choices = compose("config", overrides=list(WAYS[way]), return_hydra_config=True).hydra.runtime.choices
+    choices = compose.composed(WAYS[way], with_hydra=True).hydra.runtime.choices
     config = composed(*WAYS[way])
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"choices": chosen(choices), **plain(config)}))
