@@ -37,7 +37,7 @@ def run_words(real_data, *words):
         "strategy=bottom",
         "strategy.k=144",
         "strategy.m=36",
-        "strategy.reduction=0.03",
+        "strategy.reduction=0.05",
         "data=local",
         f"data.path={texts / 'train.jsonl'}",
         "data.tokens=768",
@@ -55,7 +55,7 @@ def run_words(real_data, *words):
 
 @pytest.fixture(scope="module")
 def distilled(real_data, tmp_path_factory):
-    """SmolLM2, 3% smaller: the folder of a whole run (most of a minute), in a process of its own."""
+    """SmolLM2, 5% smaller: the folder of a whole run (most of a minute), in a process of its own."""
     folder = tmp_path_factory.mktemp("real") / "feature"
     process = CommandLine(*run_words(real_data, "init=feature"), f"hydra.run.dir={folder}")
     assert process.wait() == 0, process.err
@@ -76,7 +76,7 @@ def test_the_checkpoint_is_the_model_that_was_measured(real_data, distilled):
     model = AutoModelForCausalLM.from_pretrained(distilled / "checkpoint", dtype=torch.float32)
     parameters = result["parameters"]
     assert parameters["dense"] == 134_515_008
-    assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.97 * 134_515_008
+    assert sum(p.numel() for p in model.parameters()) == parameters["compressed"] <= 0.95 * 134_515_008
     assert model.lm_head.weight is model.model.embed_tokens.weight, "the tie survives"
     assert measured(model, real_data, distilled) == pytest.approx(result["perplexity"]["end"], rel=1e-6)
 
