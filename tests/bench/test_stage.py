@@ -8,6 +8,7 @@ import torch
 from lillama.core.errors import ConfigError
 from lillama.run.pipeline import run
 from tests.conftest import TINY_RUN, composed, fingerprint
+from tests.marks import long_unless
 
 BENCH = (*TINY_RUN, "stages=[plan,bench]", "data.seq_len=16", "distill.batch_size=2", "bench.rounds=3")
 TWO_BLOCKS = ("strategy.reduction=0.3",)  # of the tiny Llama, with these ranks
@@ -81,7 +82,12 @@ def test_the_reference_is_for_one_stack(tmp_path):
     assert "needed" not in found["flops"], "counted by hand for Llama-like decoders only"
 
 
-@pytest.mark.parametrize("options", ["distill.moments=int8", "distill.train=block", "distill.micro_batch=1"])
+@pytest.mark.parametrize(
+    "options",
+    long_unless(
+        "distill.micro_batch=1".__eq__, ["distill.moments=int8", "distill.train=block", "distill.micro_batch=1"]
+    ),
+)
 def test_whatever_the_engine_is_asked_for_is_measured(tmp_path, options, monkeypatch):
     # torchao compiles its step, for half a minute; tests/distill/test_teaching.py learns with what that gives.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

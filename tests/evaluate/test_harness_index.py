@@ -56,5 +56,6 @@ def test_what_json_would_change_is_not_kept(few, tmp_path):
     assert not entries(tmp_path, [KIND])
 
 
+@pytest.mark.long
 def test_the_harnesss_own_index_can_be_kept():
     assert json.loads(harness_index._written(task_manager().task_index))
