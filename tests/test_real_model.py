@@ -14,7 +14,9 @@ import lillama
 from lillama.config import PerplexityConfig, Source
 from lillama.core.results import read_json
 from lillama.evaluate.perplexity import measured_text, perplexity
+from lillama.run.inputs import Inputs
 from lillama.run.pipeline import run
+from lillama.run.run import Run
 from tests.conftest import composed
 from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
 from tests.forks import CommandLine
@@ -51,6 +53,12 @@ def run_words(real_data, *words):
         "logger=csv",
         *words,
     )
+
+
+@pytest.mark.long
+def test_the_texts_that_come_with_python_hold_the_recommended_tokens():
+    inputs = Inputs(Run.of(composed()), writer=None)
+    assert (inputs.calibration.tokens, inputs.tuning.tokens) == (65_536, 196_608)
 
 
 @pytest.fixture(scope="module")

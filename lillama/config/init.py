@@ -59,7 +59,7 @@ class KfacConfig(InitConfig):
     passes.
     """
 
-    tokens: int = 32768
+    tokens: int = 65536
     output: OutputMoment = OutputMoment.full
     labels: str = TRUE_LABELS  # no enum: YAML reads the word true as a boolean
     input_damping: float = 1e-6

@@ -68,7 +68,7 @@ def compress(
     texts: Iterable[str | Mapping[str, Any]],
     *,
     reduction: float = 0.2,
-    tokens: int | None = 131072,
+    tokens: int | None = 196608,
     seq_len: int = 512,
     targets: TargetsConfig | None = None,
     strategy: StrategyConfig | None = None,
