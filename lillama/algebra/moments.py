@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 MOMENT_BYTES = 8 * 2**30  # as many are collected at a time as fit into it
+PANEL = (
+    512  # columns of a moment that are added to at a time, down to its diagonal: nearly half the products are left out
+)
 
 
 class Moment:
-    """E[x x^T] and E[x] of the vectors seen so far; ``size`` is their dimension."""
+    """E[x x^T] and E[x] of the vectors seen so far; ``size`` is their dimension.
+
+    What is summed is symmetric, so ``total`` is kept up to date in its upper triangle alone.
+    """
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(size, size, dtype=torch.float64, device=device)
@@ -19,18 +25,22 @@ class Moment:
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Add the vectors of x [..., size]; ``mask`` [...] is true where a vector counts.
 
-        The products of one call are summed in float32 (a batch of some thousand tokens), the calls in float64.
+        What is summed within one call (a batch of some thousand tokens) is float32, the calls are summed in float64.
         """
         rows = x.detach().reshape(-1, x.shape[-1]) if mask is None else x.detach()[mask]
         rows = rows.float()
-        self.total += (rows.T @ rows).double()
-        self.sum += rows.sum(0, dtype=torch.float64)
+        for start in range(0, len(self.total), PANEL):
+            end = start + PANEL
+            self.total[:end, start:end] += rows[:, :end].T @ rows[:, start:end]
+        self.sum += rows.sum(0)
         self.count += len(rows)
 
     @property
     def value(self) -> Tensor:
         """Return the mean of x x^T, [size, size]; zero where nothing was seen."""
-        return self.total / max(self.count, 1)
+        whole = self.total.triu()
+        whole += whole.triu(1).T
+        return whole.div_(max(self.count, 1))
 
     @property
     def mean(self) -> Tensor:
@@ -39,7 +49,7 @@ class Moment:
 
 
 class DiagonalMoment:
-    """E[g^2] of the vectors seen so far, by component; ``size`` is their dimension."""
+    """E[g^2] of the vectors seen so far, by component, summed as in :class:`Moment`; ``size`` is their dimension."""
 
     def __init__(self, size: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(size, dtype=torch.float64, device=device)
@@ -48,7 +58,7 @@ class DiagonalMoment:
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Add the vectors of x [..., size]; ``mask`` [...] is true where a vector counts."""
         rows = x.detach().reshape(-1, x.shape[-1]) if mask is None else x.detach()[mask]
-        self.total += rows.float().square().sum(0, dtype=torch.float64)
+        self.total += rows.float().square().sum(0)
         self.count += len(rows)
 
     @property

@@ -5,12 +5,14 @@ the gradient g of the summed loss with respect to y, both per token. With D = A 
 expected rise of the loss per token, in nats (Kronecker-factored curvature: Martens and Grosse 2015).
 
 With any roots G = L L^T and C = M M^T, the problem is the best rank-r approximation of L^T W M = U S V^T. It is solved
-on the smaller side: for in <= out, A = W M V_r and B = V_r^T M^-1; for out < in, A = L^-T U_r and B = U_r^T L^T W.
-Either way the factors are W projected on one side, so one pair of small matrices serves every rank.
+on the smaller side, where only the root of that side is needed: for in <= out, M^T (W^T G W) M = V S^2 V^T, A = W M V_r
+and B = V_r^T M^-1; for out < in, L^T (W C W^T) L = U S^2 U^T, A = L^-T U_r and B = U_r^T L^T W. Either way the factors
+are W projected on one side, so one pair of small matrices serves every rank.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,11 +78,38 @@ class Root:
         """L^T x, for x [d, k]."""
         return self.values[:, None] * x if self.values.dim() == 1 else self.values.T @ x
 
+    def congruent(self, x: Tensor) -> Tensor:
+        """L^T X L, for a symmetric X [d, d]."""
+        return self.transposed_times(self.transposed_times(x).T)
+
     def transposed_solve(self, x: Tensor) -> Tensor:
         """L^-T x, for x [d, k]."""
         if self.values.dim() == 1:
             return x / self.values[:, None]
         return torch.linalg.solve_triangular(self.values.T, x, upper=True)
+
+
+class Metric:
+    """A damped moment [d, d], or its diagonal [d], in float64: what errors on one side of a matrix are measured by.
+
+    A share of the mean eigenvalue is added to every eigenvalue, or one where all are zero. This is shrinkage towards
+    the mean of the diagonal, up to scale.
+    """
+
+    def __init__(self, moment: Tensor, share: float) -> None:
+        wide = moment.double()
+        mean = float((wide if wide.dim() == 1 else wide.diagonal()).mean())
+        self.added = share * mean or 1.0
+        self.value = wide + (self.added if wide.dim() == 1 else torch.eye(len(wide), device=wide.device) * self.added)
+
+    @cached_property
+    def root(self) -> Root:
+        """Compute a root, once."""
+        return root_of(self.value)
+
+    def times(self, x: Tensor) -> Tensor:
+        """C x, for x [d, k]."""
+        return self.value[:, None] * x if self.value.dim() == 1 else self.value @ x
 
 
 def solves_inputs(weight: Tensor) -> bool:
@@ -95,7 +124,7 @@ def two_sided_spectrum(
 
     :param inputs: C [in, in], or its diagonal [in]. :param outputs: G [out, out], or its diagonal [out]; either may be
         singular, any positive scale, or zero where nothing was seen.
-    :param input_damping, output_damping: see :func:`damped`.
+    :param input_damping, output_damping: see :class:`Metric`.
     :param columns: how many directions are kept; None for all min(out, in). The kept ones do not depend on it.
 
     Outputs that the loss does not depend on are not worth a direction:
@@ -107,32 +136,29 @@ def two_sided_spectrum(
     >>> (factors.a @ factors.b).round().abs().diagonal().tolist()
     [0.0, 2.0]
     """
-    right = root_of(damped(inputs, input_damping))
-    left = root_of(damped(outputs, output_damping))
-    return spectrum_of_roots(weight, left, right, inputs=inputs, input_damping=input_damping, columns=columns)
+    return spectrum_of_metrics(weight, Metric(inputs, input_damping), Metric(outputs, output_damping), columns)
 
 
-def spectrum_of_roots(
-    weight: Tensor, left: Root, right: Root, *, inputs: Tensor, input_damping: float, columns: int | None
-) -> TwoSidedSpectrum:
-    """:func:`two_sided_spectrum` from the roots of damped moments: matrices that share an input share its root."""
+def spectrum_of_metrics(weight: Tensor, inputs: Metric, outputs: Metric, columns: int | None) -> TwoSidedSpectrum:
+    """:func:`two_sided_spectrum` from its metrics: matrices that share an input share its metric, and so its root."""
     w = weight.double()
-    scaled = right.transposed_times(left.transposed_times(w).T)  # (L^T W M)^T
-    small = scaled if solves_inputs(weight) else scaled.T
-    values, vectors = torch.linalg.eigh(small @ small.T)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)[:, :columns]
     if solves_inputs(weight):
-        reduce, expand = right.times(vectors), right.transposed_solve(vectors).T
-        rows = expand
+        root = inputs.root
+        values, vectors = _leading(root.congruent(w.T @ outputs.times(w)), columns)
+        reduce, expand = root.times(vectors), root.transposed_solve(vectors).T
+        rows, energy = expand, torch.ones_like(values)  # of the rows of B under the metric: V^T M^-1 (M M^T) M^-T V
     else:
-        reduce, expand = left.transposed_solve(vectors), left.times(vectors).T
-        rows = expand @ w
+        root = outputs.root
+        values, vectors = _leading(root.congruent(w @ inputs.times(w.T)), columns)
+        reduce, expand = root.transposed_solve(vectors), root.times(vectors).T
+        rows, energy = expand @ w, values  # U^T L^T (W C W^T) L U
     return TwoSidedSpectrum(
         weight=weight,
         reduce=reduce.float().contiguous(),
         expand=expand.float().contiguous(),
         values=values.float(),
-        weak=_weak(rows, inputs, input_damping),
+        # A direction whose energy on the tokens is below what the damping alone gives it.
+        weak=energy[: len(rows)] <= 2 * inputs.added * rows.square().sum(1),
     )
 
 
@@ -141,19 +167,6 @@ def stacked(spectra: Sequence[TwoSidedSpectrum], weight: Tensor) -> TwoSidedSpec
     names = ("reduce", "expand", "values", "weak")
     parts = {name: torch.stack([getattr(spectrum, name) for spectrum in spectra]) for name in names}
     return TwoSidedSpectrum(weight=weight, **parts)
-
-
-def damped(moment: Tensor, share: float) -> Tensor:
-    """Add a share of the mean eigenvalue to every eigenvalue of a moment, in float64; the identity where it is zero.
-
-    This is shrinkage towards the mean of the diagonal, up to scale.
-
-    :param moment: [d, d], or its diagonal [d].
-    """
-    wide = moment.double()
-    diagonal = wide if wide.dim() == 1 else wide.diagonal()
-    added = share * float(diagonal.mean()) or 1.0
-    return wide + added if wide.dim() == 1 else wide + torch.eye(len(wide), device=wide.device) * added
 
 
 def shrunk(moment: Tensor, share: float) -> Tensor:
@@ -181,12 +194,10 @@ def predicted_rise(values: Tensor, rank: int) -> float:
     return 0.5 * float(values[..., rank:].double().sum())
 
 
-def _weak(rows: Tensor, moment: Tensor, damping: float) -> Tensor:
-    """Mark the rows [q, in] of B whose energy on the tokens is below what the damping alone gives them."""
-    wide = moment.double()
-    through = rows * wide if wide.dim() == 1 else rows @ wide
-    mean = float((wide if wide.dim() == 1 else wide.diagonal()).mean())
-    return (through * rows).sum(1) <= damping * mean * rows.square().sum(1)
+def _leading(moment: Tensor, columns: int | None) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of a symmetric matrix, descending, and the first of their vectors."""
+    values, vectors = torch.linalg.eigh(moment)
+    return values.flip(0).clamp_min(0), vectors.flip(1)[:, :columns]
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

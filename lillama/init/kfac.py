@@ -13,13 +13,11 @@ from tqdm import tqdm
 from lillama.algebra.moments import DiagonalMoment, Moment
 from lillama.algebra.spectrum import Factors
 from lillama.algebra.two_sided import (
-    Root,
+    Metric,
     TwoSidedSpectrum,
-    damped,
     predicted_rise,
-    root_of,
     shrunk,
-    spectrum_of_roots,
+    spectrum_of_metrics,
     stacked,
     two_sided_spectrum,
 )
@@ -121,20 +119,20 @@ def _settings(config: KfacConfig) -> list[object]:
     return [config.output.name, config.labels, *numbers]
 
 
-class _LatestRoot:
-    """Keep the root of the moment that was asked for last: linears that share an input follow each other.
+class _LatestMetric:
+    """Keep the metric of the moment that was asked for last: linears that share an input follow each other.
 
     The moment is held with it, so that no other one is taken for it.
     """
 
     def __init__(self, damping: float) -> None:
         self._damping = damping
-        self._latest: tuple[Moment, Root] | None = None
+        self._latest: tuple[Moment, Metric] | None = None
 
-    def of(self, moment: Moment) -> Root:
-        """Take the root of a moment, or the one at hand."""
+    def of(self, moment: Moment) -> Metric:
+        """Make the metric of a moment, or give the one at hand."""
         if self._latest is None or self._latest[0] is not moment:
-            self._latest = (moment, root_of(damped(moment.value, self._damping)))
+            self._latest = (moment, Metric(moment.value, self._damping))
         return self._latest[1]
 
 
@@ -151,14 +149,14 @@ class _Work:
 
     def compute(self, names: Sequence[str]) -> Iterator[tuple[str, TwoSidedSpectrum]]:
         """Yield the spectra of the named matrices, a block's as soon as its moments are taken."""
-        mean, roots = LossMean(), _LatestRoot(self.config.input_damping)
+        mean, metrics = LossMean(), _LatestMetric(self.config.input_damping)
         with TemporaryDirectory(dir=self._folder(), prefix="kfac-") as folder:
             scratch = Path(folder) if self.config.place is Place.disk else None
             taken = curvatures(
                 self.teacher, names, self.data, self.config, mean=mean, scratch=scratch, progress=self.progress
             )
             for name, curvature in taken:
-                spectrum = self._spectrum(name, curvature, roots)
+                spectrum = self._spectrum(name, curvature, metrics)
                 yield name, replace(spectrum, loss=torch.tensor(mean.value))
 
     def restore(self, name: str, tensors: Mapping[str, Tensor]) -> TwoSidedSpectrum:
@@ -173,7 +171,7 @@ class _Work:
         self.root.mkdir(parents=True, exist_ok=True)
         return self.root
 
-    def _spectrum(self, name: str, curvature: Curvature, roots: _LatestRoot) -> TwoSidedSpectrum:
+    def _spectrum(self, name: str, curvature: Curvature, metrics: _LatestMetric) -> TwoSidedSpectrum:
         weight, columns, config = matrix_at_work(self.teacher, name), self.columns[name], self.config
         damping = {"input_damping": config.input_damping, "output_damping": config.output_damping}
         if isinstance(curvature.inputs, Tensor):
@@ -195,12 +193,8 @@ class _Work:
         teacher: Any = self.teacher
         is_head = teacher.get_submodule(name) is teacher.get_output_embeddings()
         share = config.table_damping if is_head else config.output_damping
-        left = root_of(damped(shrunk(curvature.outputs.value, config.shrinkage), share))
-        right = roots.of(curvature.inputs)
-        inputs = curvature.inputs.value
-        return spectrum_of_roots(
-            weight, left, right, inputs=inputs, input_damping=config.input_damping, columns=columns
-        )
+        outputs = Metric(shrunk(curvature.outputs.value, config.shrinkage), share)
+        return spectrum_of_metrics(weight, metrics.of(curvature.inputs), outputs, columns)
 
 
 def _table_metric(curvature: Curvature, shrinkage: float) -> tuple[Tensor, Tensor]:

@@ -60,8 +60,7 @@ class CalibrationLoss:
         total = logits.new_zeros(logits.shape[-1], dtype=torch.float64)
         for row, wanted in zip(logits, targets, strict=True):
             share = row[wanted != NOT_PREDICTED].float().softmax(-1)
-            total += share.sum(0, dtype=torch.float64)
-            total -= share.square_().sum(0, dtype=torch.float64)
+            total += share.sub_(share.square()).sum(0)
         return total.clamp_min(0)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lillama.algebra.moments import Moment
+from lillama.algebra.moments import PANEL, Moment
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 1000))
@@ -17,6 +17,15 @@ def test_a_streamed_moment_is_the_moment_of_everything(sizes, seed):
     expected = rows.T @ rows / max(len(rows), 1)
     torch.testing.assert_close(moment.value, expected, atol=1e-5, rtol=1e-5)
     assert moment.count == len(rows)
+
+
+def test_one_that_is_wider_than_what_is_added_at_a_time_is_whole_and_symmetric():
+    size = 2 * PANEL + 3
+    rows = torch.randn(5, size)
+    moment = Moment(size)
+    moment.add(rows)
+    torch.testing.assert_close(moment.value, rows.double().T @ rows.double() / 5, atol=1e-5, rtol=1e-5)
+    assert torch.equal(moment.value, moment.value.T)
 
 
 def test_masked_vectors_do_not_count():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lillama.algebra.factorize import feature_factors
 from lillama.algebra.two_sided import (
-    damped,
+    Metric,
     predicted_rise,
     root_of,
     shrunk,
@@ -117,4 +117,4 @@ def test_a_root_from_eigenvalues_serves_where_cholesky_fails():
     rows[0, 0] -= 1e-15  # an eigenvalue just below zero
     factor = root_of(rows - 1e-17 * torch.eye(4)).values
     torch.testing.assert_close(factor @ factor.T, rows, atol=1e-12, rtol=0)
-    assert torch.equal(damped(torch.zeros(3, 3), 0.1), torch.eye(3, dtype=torch.float64))
+    assert torch.equal(Metric(torch.zeros(3, 3), 0.1).value, torch.eye(3, dtype=torch.float64))

@@ -17,6 +17,7 @@ from lillama.core.cache.seal import broken, checksum, seal
 log = logging.getLogger(__name__)
 # An imported model is slow to make and a score slower still: only a person removes them.
 LIMITED = ("tokens", "factors")
+UNCOUNTED = 100  # the share of the limit that is written before the folders, of thousands of files, are counted again
 Content = TypeVar("Content")
 
 
@@ -25,8 +26,8 @@ class Cache:
 
     A file's name ends with a checksum of its kind, key and content, and a folder holds such a seal: what is damaged,
     or stands under another's key, is found at reading. ``limit`` is how many bytes tokens and factorisations may take
-    together (None: any); what was used least recently goes first, and nothing that this object has read or written
-    goes at all.
+    together (None: any), within a hundredth for every process that writes; what was used least recently goes first,
+    and nothing that this object has read or written goes at all.
     """
 
     def __init__(self, root: Path, limit: int | None = None) -> None:
@@ -35,6 +36,8 @@ class Cache:
         self._in_use: set[Path] = set()
         self._said: set[str] = set()
         self._left_alone: set[str] = set()  # kinds that cannot be written
+        self._swept = False
+        self._free = 0  # bytes that may be written before the folders are counted again
 
     @classmethod
     def at(cls, folder: str, limit_gb: float) -> "Cache":
@@ -103,7 +106,7 @@ class Cache:
         :raises OSError: where it cannot be written.
         """
         place = claim(self.root, kind) / key
-        sweep_partial(self.root)
+        self._sweep()
         temporary = place.with_name(f"{uuid.uuid4().hex}.partial")
         temporary.mkdir()
         try:
@@ -156,7 +159,7 @@ class Cache:
 
     def _write(self, kind: str, key: str, content: bytes) -> None:
         folder = claim(self.root, kind)
-        sweep_partial(self.root)
+        self._sweep()
         file = folder / f"{key}.{checksum(kind, key, content)}{SUFFIXES[kind]}"
         temporary = folder / f"{uuid.uuid4().hex}.partial"
         try:
@@ -172,9 +175,19 @@ class Cache:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _sweep(self) -> None:
+        """Remove what killed processes left, once: it is a day old."""
+        if not self._swept:
+            sweep_partial(self.root)
+            self._swept = True
+
     def _make_room(self, size: int) -> bool:
-        """Evict until ``size`` more bytes fit; false where only what this object uses is left."""
-        if self.limit is None:
+        """Evict until ``size`` more bytes fit; false where only what this object uses is left.
+
+        The folders are counted anew after every hundredth of the limit that was written, since others write there too.
+        """
+        self._free -= size
+        if self.limit is None or self._free >= 0:
             return True
         held = sorted(entries(self.root, LIMITED), key=lambda entry: entry.used)
         total = sum(entry.size for entry in held) + size
@@ -185,6 +198,7 @@ class Cache:
         if total > self.limit:
             message = "cache: cache_limit_gb=%.3g is full of what this run itself uses; no more is kept"
             self._say(message, self.limit / 1e9)
+        self._free = min(self.limit - total, self.limit // UNCOUNTED)
         return total <= self.limit
 
     def _say(self, message: str, value: float) -> None:

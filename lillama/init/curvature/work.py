@@ -22,7 +22,8 @@ from lillama.model.inputs import Batch, model_inputs
 from lillama.model.lowrank import tied_head
 from lillama.model.surgery import matrix
 
-BATCH = 2  # sequences at a time: the logits of many are large
+TOKENS = 1024  # products want as many rows at a time
+FEWEST, MOST = 2, 4  # sequences at a time: the logits of long ones are large, and so are clips of few tokens
 
 
 class Curvature(NamedTuple):
@@ -67,7 +68,9 @@ class CurvatureWork:
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """Return every batch with its number."""
-        return enumerate(self.data.batches(BATCH, self.device))
+        length = max(self.data.tokens // len(self.data), 1)
+        size = min(max(TOKENS // length, FEWEST), MOST)
+        return enumerate(self.data.batches(size, self.device))
 
     def groups(self, names: Sequence[str]) -> list[list[str]]:
         """Return the names in groups whose moments fit into the limit together."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lillama.core.cache
-from lillama.core.cache import KINDS, clear, default_root, entries
+from lillama.core.cache import KINDS, clear, default_root, entries, store
 from lillama.core.cache.__main__ import main
 from lillama.core.cache.entries import remove
 from lillama.core.cache.folders import MARK, SUFFIXES
@@ -113,6 +113,19 @@ def test_what_this_run_uses_stays_and_then_no_more_is_kept(tmp_path, caplog):
     assert "e" in keys(cache)
 
 
+def test_folders_are_counted_again_after_a_hundredth_of_the_limit(tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(store, "entries", lambda *args: counted.append(args) or entries(*args))
+    cache = Cache(tmp_path, limit=10_000)
+    for number in range(25):
+        cache.write("factors", str(number), bytes(10))
+    assert len(counted) == 3
+    Cache(tmp_path).write("factors", "another", bytes(9_900))
+    for number in range(25, 40):
+        cache.write("factors", str(number), bytes(10))
+    assert sum(entry.size for entry in entries(tmp_path)) <= 10_100, "others write too: within a hundredth for each"
+
+
 def test_an_entry_larger_than_the_limit_is_not_kept_and_that_is_said_once(tmp_path, caplog):
     cache = Cache(tmp_path, limit=50)
     cache.write("factors", "5", bytes(20))
@@ -155,7 +168,7 @@ def test_half_written_entries_are_no_entries_and_go_after_a_day(tmp_path):
         if name != new:
             age(cache, name, 2)
     assert len(entries(tmp_path)) == 1
-    cache.write("factors", "b", b"content")
+    Cache(tmp_path).write("factors", "b", b"content")  # of a later run
     left = {file.name for file in (tmp_path / "factors").glob("*.partial")}
     assert left == {new, another}, "what does not have the form of our own is left alone"
 
