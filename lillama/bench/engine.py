@@ -1,14 +1,14 @@
-"""The engine and the literal reference as things to be timed: seconds for one batch through all blocks that learn."""
+"""The engine and its references as things to be timed: seconds for one batch through all blocks that learn."""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from lillama.bench.literal import LiteralDistillation
 from lillama.bench.products import Product, Recorder, synchronize
 from lillama.config import AdamPrecision, BlockwiseConfig, DistillConfig, LossConfig
 from lillama.data.tokens import TokenBlocks
@@ -70,14 +70,19 @@ class Engine:
         distill(self.student, data, config, self.loss, LoopContext(on_step=on_step, scratch=self.scratch))
 
 
-class Literal:
-    """The literal reference on the same batch as the engine."""
+class Steps(Protocol):
+    """The same method by other code."""
 
-    def __init__(self, engine: Engine) -> None:
-        config = engine.config
-        self.device = engine.device
-        self.method = LiteralDistillation(engine.student, engine.loss, lr=config.lr, weight_decay=config.weight_decay)
-        self.ids = next(engine.data.batches(config.batch_size, engine.device)).ids
+    def step(self, ids: torch.Tensor) -> object:
+        """Make one step on token ids [b, t]."""
+
+
+class Reference:
+    """Another code of the method on the same batch as the engine."""
+
+    def __init__(self, engine: Engine, method: Steps) -> None:
+        self.device, self.method = engine.device, method
+        self.ids = next(engine.data.batches(engine.config.batch_size, engine.device)).ids
 
     def seconds(self) -> float:
         """Seconds for one step."""

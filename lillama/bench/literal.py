@@ -42,8 +42,8 @@ class LiteralDistillation:
 
     def step(self, ids: Tensor) -> dict[int, float]:
         """One step on token ids [b, t]; every layer's loss."""
-        teacher = _activations(self.teacher, self.teacher_layers, ids)
-        student = _activations(self.model, self.student_layers, ids)
+        teacher = activations(self.teacher, self.teacher_layers, ids)
+        student = activations(self.model, self.student_layers, ids)
         return {index: self._learn(index, teacher[index], student[index]) for index in self.layers}
 
     def _learn(self, index: int, teacher: Mapping[str, Any], student: Mapping[str, Any]) -> float:
@@ -65,7 +65,7 @@ class LiteralDistillation:
         return feature_loss(output, wanted, distance=self.loss.distance, total=total).to("cpu")
 
 
-def _activations(model: nn.Module, layers: nn.Module, ids: Tensor) -> list[dict[str, Any]]:
+def activations(model: nn.Module, layers: nn.Module, ids: Tensor) -> list[dict[str, Any]]:
     """Return every layer's input, other arguments and output in a pass over the whole model."""
     found: list[dict[str, Any]] = []
 

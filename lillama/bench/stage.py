@@ -6,14 +6,17 @@ counted operations stand beside those that the method needs by hand, so that a w
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lillama.bench.authors import AuthorsDistillation
 from lillama.bench.built import Built, build, clean_start, left_out, memory
-from lillama.bench.engine import Engine, Literal, gpu_name
+from lillama.bench.engine import Engine, Reference, gpu_name
 from lillama.bench.figure import draw
+from lillama.bench.literal import LiteralDistillation
 from lillama.bench.needed import Settings, attention_flops, llama_like, needed_flops
 from lillama.bench.products import Product, Replay, total_flops
 from lillama.bench.projection import project
@@ -25,7 +28,8 @@ from lillama.model.source import ModelSource
 from lillama.strategy.plan import RankPlan
 
 log = logging.getLogger(__name__)
-ENGINE, PRODUCTS, LITERAL = "engine", "products", "literal"
+ENGINE, PRODUCTS, AUTHORS, LITERAL = "engine", "products", "authors", "literal"
+REFERENCES = {AUTHORS: "the method as its authors run it", LITERAL: "the literal reference"}
 
 
 def bench(config: RunConfig, source: ModelSource, plan: RankPlan, folder: Path) -> dict[str, Any]:
@@ -46,9 +50,9 @@ def bench(config: RunConfig, source: ModelSource, plan: RankPlan, folder: Path) 
     for _ in range(config.bench.warmup):
         engine.seconds()
     found = _description(config, plan, built, engine)
-    found["memory"] = memory(built, plan, before)  # the reference, which is made next, takes more
-    literal, notes = _literal(config, built, engine)
-    seconds = _rounds(config, engine, Replay(products, built.device), literal)
+    found["memory"] = memory(built, plan, before)  # the references, which are made next, take more
+    references, notes = _references(config, built, engine)
+    seconds = _rounds(config, engine, Replay(products, built.device), references)
     found |= _figures(config, built, engine, products, seconds)
     found["notes"] = [*notes, *left_out(built, plan), *([] if found["gpu"] else ["not measured on a GPU"])]
     found["projection"] = _projection(config, plan, built, engine, found)
@@ -64,37 +68,48 @@ def one_line(name: str, found: dict[str, Any]) -> str:
         f"{name} on {where}, {found['schedule']}",
         f"efficiency {shown(found['efficiency'])}",
         f"{shown(found['tokens_per_second'][ENGINE])} tokens/s",
-        *([f"{shown(found['speedup'])} times the literal reference"] if "speedup" in found else []),
+        *(f"{shown(ratio)} times {REFERENCES[reference]}" for reference, ratio in found["speedup"].items()),
         f"{projection['tokens']:,} tokens in {projection['seconds'] / 60:,.1f} min",
         *([projection["note"]] if projection["note"] else []),
     ]
     return "; ".join(parts)
 
 
-def _literal(config: RunConfig, built: Built, engine: Engine) -> tuple[Literal | None, list[str]]:
-    """Return the reference, or why there is none."""
+def _references(config: RunConfig, built: Built, engine: Engine) -> tuple[dict[str, Reference], list[str]]:
+    """Return the references that can be run, and why others cannot."""
+    notes = {name: _why_not(name, config, built) for name in REFERENCES}
+    found: dict[str, Reference] = {}
+    if notes[AUTHORS] is None:
+        found[AUTHORS] = Reference(engine, AuthorsDistillation(engine.student, engine.loss))
+    if notes[LITERAL] is None:
+        options = {"lr": config.distill.lr, "weight_decay": config.distill.weight_decay}
+        found[LITERAL] = Reference(engine, LiteralDistillation(engine.student, engine.loss, **options))
+    for reference in found.values():
+        for _ in range(config.bench.warmup):
+            reference.seconds()
+    return found, [f"{REFERENCES[name]} was not run: {why}" for name, why in notes.items() if why is not None]
+
+
+def _why_not(name: str, config: RunConfig, built: Built) -> str | None:
+    """Say why a reference cannot be run; None where it can."""
     why = None
-    if not config.bench.literal:
-        why = "bench.literal=false"
+    if not getattr(config.bench, name):
+        why = f"bench.{name}=false"
     elif len(built.student.teacher_blocks.stacks) > 1:
         why = "it is for decoders with one stack of blocks"
     elif not all(0 <= index < built.shape.blocks for index in built.student.blocks):
         why = "it knows no low-rank embedding or head"
-    elif config.distill.train is not Train.factors:
+    elif name == LITERAL and config.distill.train is not Train.factors:
         why = "it trains factors only"
-    if why is not None:
-        return None, [f"literal reference not run: {why}"]
-    literal = Literal(engine)
-    for _ in range(config.bench.warmup):
-        literal.seconds()
-    return literal, []
+    return why
 
 
-def _rounds(config: RunConfig, engine: Engine, replay: Replay, literal: Literal | None) -> dict[str, list[float]]:
+def _rounds(
+    config: RunConfig, engine: Engine, replay: Replay, references: Mapping[str, Reference]
+) -> dict[str, list[float]]:
     """Seconds of everything, turn by turn, as many rounds as time allows."""
     timed = {ENGINE: engine.seconds, PRODUCTS: replay.seconds}
-    if literal is not None:
-        timed[LITERAL] = literal.seconds
+    timed |= {name: reference.seconds for name, reference in references.items()}
     found: dict[str, list[float]] = {name: [] for name in timed}
     replay.seconds()  # makes its numbers, warms up
     began = time.perf_counter()
@@ -127,20 +142,19 @@ def _figures(
     config: RunConfig, built: Built, engine: Engine, products: list[Product], seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
     counted = total_flops(products)
-    speed = {name: speeds(engine.tokens, seconds[name]) for name in (ENGINE, LITERAL) if name in seconds}
+    speed = {name: speeds(engine.tokens, seconds[name]) for name in (ENGINE, *REFERENCES) if name in seconds}
     found: dict[str, Any] = {
         "rounds": len(seconds[ENGINE]),
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "efficiency": ratios(seconds[PRODUCTS], seconds[ENGINE]),
         "tokens_per_second": speed,
+        "speedup": {name: ratios(seconds[name], seconds[ENGINE]) for name in REFERENCES if name in seconds},
         "flops": {"recorded": counted, "per_second": counted / spread(seconds[ENGINE])["median"]},
         "products": [product.as_dict() for product in products],
     }
     if llama_like(built.shape, built.ranks):
         needed = needed_flops(built.shape, built.ranks, _settings(config, built, engine))
         found["flops"] |= {"needed": needed, "recorded_to_needed": counted / needed}
-    if LITERAL in seconds:
-        found["speedup"] = ratios(seconds[LITERAL], seconds[ENGINE])
     return found
 
 

@@ -13,15 +13,17 @@ class BenchConfig:
     """Measurements of the stage ``bench``, of a distillation with this configuration; its batch is ``distill``'s.
 
     ``rounds`` are counted after ``warmup`` others, as far as ``seconds`` reach (the first is always made). ``blocks``
-    is how many of the plan's blocks learn, lowest first (null: all). ``literal`` measures the paper's method written
-    down literally beside the engine, and needs the whole model; without it a random model ends with its last
-    block that learns. ``project_tokens`` is the budget whose time is projected.
+    is how many of the plan's blocks learn, lowest first (null: all). ``authors`` measures the method as the paper's
+    authors run it beside the engine, ``literal`` the method written down literally, which needs the whole model;
+    without it a random model ends with its last block that learns. ``project_tokens`` is the budget whose time is
+    projected.
     """
 
     rounds: int = 5
     warmup: int = 1
     seconds: float = 600.0
     blocks: int | None = None
+    authors: bool = True
     literal: bool = True
     project_tokens: int = 13_000_000
 

@@ -33,7 +33,8 @@ def test_efficiency_and_speed_are_measured_in_one_run(tmp_path, schedule):
     assert found["schedule"] == schedule
     assert found["rounds"] == 3
     assert 0 < found["efficiency"]["median"] < 1.5
-    assert set(found["seconds"]) == {"engine", "products", "literal"}
+    assert set(found["seconds"]) == {"engine", "products", "authors", "literal"}
+    assert set(found["speedup"]) == {"authors", "literal"}
     assert smallest({key: found[key] for key in ("seconds", "tokens_per_second", "speedup", "flops")}) > 0
     assert found["flops"]["recorded"] == found["flops"]["needed"]
     assert found["batch"] == {"sequences": 2, "length": 16, "tokens": 32}
@@ -61,8 +62,8 @@ def test_a_random_model_is_built_up_to_the_last_block_that_learns(tmp_path):
     assert blocks["built"] == blocks["measured"] == blocks["of_plan"] < blocks["of_model"]
     assert found["memory"]["built"] < found["memory"]["model"]
     assert any("leaves out the teacher's blocks" in note for note in found["notes"])
-    assert "literal reference not run: bench.literal=false" in found["notes"]
-    assert "speedup" not in found
+    assert "the literal reference was not run: bench.literal=false" in found["notes"]
+    assert found["speedup"] == {}
     assert not found["projection"]["partial"]
 
 
@@ -78,7 +79,8 @@ def test_some_of_the_blocks_stand_for_all_by_counted_operations(tmp_path):
 
 def test_the_reference_is_for_one_stack(tmp_path):
     found = benched(tmp_path, "model=tiny_t5", "strategy.k=4")
-    assert "literal reference not run: it is for decoders with one stack of blocks" in found["notes"]
+    for reference in ("the method as its authors run it", "the literal reference"):
+        assert f"{reference} was not run: it is for decoders with one stack of blocks" in found["notes"]
     assert "needed" not in found["flops"], "counted by hand for Llama-like decoders only"
 
 
@@ -98,7 +100,7 @@ def test_whatever_the_engine_is_asked_for_is_measured(tmp_path, options, monkeyp
 def test_a_low_rank_embedding_is_measured_whole_or_not_at_all(tmp_path):
     ends = ("model.targets.include=[embed_tokens,up_proj]", "strategy.k=4")
     found = benched(tmp_path / "whole", *ends)
-    assert "literal reference not run: it knows no low-rank embedding or head" in found["notes"]
+    assert "the literal reference was not run: it knows no low-rank embedding or head" in found["notes"]
     assert found["projection"]["scale"] == 1
     with pytest.raises(ConfigError, match=r"bench\.blocks"):
         benched(tmp_path / "part", *ends, "bench.blocks=1")
