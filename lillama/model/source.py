@@ -73,7 +73,7 @@ class ModelSource:
 
         :raises ConfigError: for a package that is not installed, or a path that looks local and is not there.
         """
-        return None if self.config.path is None else local_place(self.config.path, self.config.KEY)
+        return None if self.config.path is None else local_place(self.config.path, self.cache_dir, self.config.KEY)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -183,7 +183,7 @@ class ModelSource:
         wanted, key = path or str(config.path), config.KEY if path is None else "model.tokenizer"
         if path is None:
             place = self.folder
-        elif (place := local_place(path, key)) is not None:
+        elif (place := local_place(path, self.cache_dir, key)) is not None:
             place = self._readable(place, key)
         revision = config.revision if wanted == config.path else None
         options |= code_options(config, wanted, place, key)

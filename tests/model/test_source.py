@@ -72,14 +72,14 @@ def test_the_identity_follows_the_content_and_not_the_place(folder, tmp_path):
         ("package://hypothesis/x.gguf", "no such file"),
     ],
 )
-def test_a_missing_model_is_told_in_one_line(path, message):
+def test_a_missing_model_is_told_in_one_line(path, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
-        local_place(path)
+        local_place(path, tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_id_is_no_local_place():
-    assert local_place("microsoft/phi-2") is None
+def test_a_hub_id_is_no_local_place(tmp_path):
+    assert local_place("microsoft/phi-2", tmp_path) is None
 
 
 def test_an_unreadable_gguf_is_told_in_one_line(tmp_path):

@@ -14,6 +14,7 @@ from lillama.core.terminal import show
 CONTENT = """\
 kinds:
   gguf      GGUF files as Hugging Face folders; never removed but by clear
+  joined    model files that packages carry in parts
   tokens    calibration texts as blocks of tokens
   factors   whole factorisations of a model's matrices, of which every rank is a cut
   scores    scores and perplexities of a model, task by task and text by text

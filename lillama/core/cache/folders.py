@@ -7,7 +7,7 @@ from pathlib import Path
 from lillama.core.environment import variable
 
 PLACE = "~/.cache/lillama"
-KINDS = ("gguf", "tokens", "factors", "scores", "models", "harness")
+KINDS = ("gguf", "joined", "tokens", "factors", "scores", "models", "harness")
 # The other kinds hold folders.
 SUFFIXES = {"tokens": ".safetensors", "factors": ".safetensors", "scores": ".json", "harness": ".json"}
 LOCKS = "locks"

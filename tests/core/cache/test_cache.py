@@ -409,6 +409,7 @@ def test_the_command_lists_kinds_entries_sizes_and_last_use(tmp_path, capsys):
     rows = {line.split()[0]: line.split()[1:4] for line in lines}
     assert rows == {
         "gguf": ["1", str(7 + (tmp_path / "gguf" / MODEL / "seal.json").stat().st_size), "B"],
+        "joined": ["0", "0", "B"],
         "tokens": ["1", "1.5", "kB"],
         "factors": ["2", "2.0", "MB"],
         "scores": ["0", "0", "B"],
@@ -416,7 +417,9 @@ def test_the_command_lists_kinds_entries_sizes_and_last_use(tmp_path, capsys):
         "harness": ["0", "0", "B"],
         "total": ["4", "2.0", "MB"],
     }
-    assert all(time.strftime("%Y-") in line for line in lines if not line.startswith(("scores", "models", "harness")))
+    assert all(
+        time.strftime("%Y-") in line for line in lines if not line.startswith(("joined", "scores", "models", "harness"))
+    )
 
 
 @pytest.mark.parametrize(
