@@ -3,6 +3,8 @@ import hashlib
 import io
 import re
 import string
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -16,7 +18,7 @@ from lillama.core.results import read_json
 from lillama.model.source import ModelSource
 from lillama.report.__main__ import main as report
 from lillama.report.cells import cells
-from tests.conftest import TINY_RUN
+from tests.conftest import ROOT, TINY_RUN
 
 overrides = st.lists(st.tuples(st.sampled_from(["strategy.k", "init", "data.path", "loss"]), st.text(max_size=90)))
 
@@ -134,6 +136,16 @@ def _sets(words, default):
     return any(word.startswith(f"{group}=") for word in words) or (
         default.startswith("strategy") and any(word.startswith("strategy.reduction") for word in words)
     )
+
+
+@pytest.mark.long
+def test_no_librarys_warning_comes_before_it(tmp_path):
+    """In a process of its own, which imports them: torchao says what kernels it lacks, transformers imports it."""
+    words = ["model=hub", "model.path=/nowhere", "logger=none", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(ROOT / "run.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: model.path=/nowhere: no such file or folder\n"
 
 
 def test_the_command_line_leaves_pytests_capture_open(cli):
