@@ -39,9 +39,7 @@ TINY_INKUBALM = [
 ]
 
 
-ONCE = {
-    (case, FactorForm.plain) for case in ("experts only", "a dense projection", "encoder and decoder", "everything")
-}
+ONCE = {(case, FactorForm.plain) for case in ("experts only", "encoder and decoder", "everything")}
 ONCE |= {("mamba", FactorForm.pivoted), ("experts", FactorForm.pivoted)}
 CASES = [(case, FactorForm.plain) for case in RUNS] + [(case, FactorForm.pivoted) for case in list(RUNS)[::3]]
 

@@ -21,6 +21,7 @@ from tests.conftest import composed
 from tests.ecosystem.test_fresh_process import USE, WITHOUT_PACKAGE, python
 from tests.forks import CommandLine
 
+pytestmark = pytest.mark.long
 MEASURED, WINDOW = 256, 128  # tokens of the perplexity, and of each of its windows
 
 
@@ -55,7 +56,6 @@ def run_words(real_data, *words):
     )
 
 
-@pytest.mark.long
 def test_the_texts_that_come_with_python_hold_the_recommended_tokens():
     inputs = Inputs(Run.of(composed()), writer=None)
     assert (inputs.calibration.tokens, inputs.tuning.tokens) == (65_536, 196_608)
@@ -97,7 +97,6 @@ def measured(model, real_data, folder):
     )
 
 
-@pytest.mark.long
 def test_int8_and_dense_versions_of_it_are_worth_the_same(real_data, distilled, tmp_path):
     quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
     end = read_json(distilled / "results.json")["perplexity"]["end"]
@@ -120,7 +119,6 @@ else:
 """
 
 
-@pytest.mark.long
 def test_without_the_package_the_folders_own_code_loads_it_and_nothing_else_does(distilled, tmp_path):
     ids, folder, code = torch.arange(100, 116)[None], str(distilled / "checkpoint"), f"{WITHOUT_PACKAGE}{FAILS}\n{USE}"
     options = {"trust_remote_code": True}
@@ -141,7 +139,6 @@ runpy.run_module("lm_eval", run_name="__main__")
 """
 
 
-@pytest.mark.long
 def test_the_harness_scores_it_by_its_own_command_line(real_data, distilled, tmp_path):
     """No code of ours but the folder's own, by one flag; the score is that of the harness called from Python.
 

@@ -47,7 +47,7 @@ def cache(tmp_path_factory):
     return f"cache_dir={tmp_path_factory.mktemp('cache')}"
 
 
-@pytest.fixture(scope="module", params=[(), LORA, KL], ids=["full", "lora", "kl"])
+@pytest.fixture(scope="module", params=[(), pytest.param(LORA, marks=pytest.mark.long), KL], ids=["full", "lora", "kl"])
 def whole(request, cache, tmp_path_factory):
     """The words of a run that distils and fine-tunes, and the folder where it was made without a break."""
     words = (*TINY_RUN, *TUNED, *request.param, WHOLE, "snapshot.every_steps=2", cache)
