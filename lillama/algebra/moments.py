@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 MOMENT_BYTES = 8 * 2**30  # as many are collected at a time as fit into it
-PANEL = (
-    512  # columns of a moment that are added to at a time, down to its diagonal: nearly half the products are left out
-)
+PANEL = 512  # columns that are added to at a time, down to the diagonal: up to half of the products are left out
 
 
 class Moment:

@@ -6,6 +6,7 @@ trained, uncompressed matrices and norms too, by one AdamW without warm-up and w
 """
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lillama.algebra.losses import feature_loss
 from lillama.bench.literal import activations
 from lillama.config import LossConfig, StudentInputs
+from lillama.model.calls import hidden_states
 from lillama.model.student import Student
 
 LR, WEIGHT_DECAY = 8.6e-5, 0.01  # of their code; the paper has ten times the rate
@@ -44,12 +46,12 @@ class AuthorsDistillation:
         teacher = activations(self.teacher, self.teacher_layers, ids)
         losses: dict[int, float] = {}
 
-        def learn(index: int, layer: nn.Module, kwargs: dict[str, Any], own: Tensor) -> None:
+        def learn(index: int, layer: nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> None:
             found, wanted = [], teacher[index]["output"]
             if self.loss.inputs is not StudentInputs.teacher:
-                found.append(own)
+                found.append(hidden_states(output))
             if self.loss.inputs is not StudentInputs.student:
-                found.append(_hidden(layer.forward(teacher[index]["input"], **kwargs)))  # past this hook
+                found.append(hidden_states(layer.forward(teacher[index]["input"], **kwargs)))  # past this hook
             total = torch.stack([feature_loss(y, wanted, distance=self.loss.distance) for y in found]).sum()
             total.backward()
             losses[index] = total.item()
@@ -58,7 +60,7 @@ class AuthorsDistillation:
         for index, layer in enumerate(self.student_layers):
             hooks.append(layer.register_forward_pre_hook(_cut_off, with_kwargs=True))
             if index in self.layers:
-                hooks.append(layer.register_forward_hook(_calling(learn, index), with_kwargs=True))
+                hooks.append(layer.register_forward_hook(partial(learn, index), with_kwargs=True))
         self.optimizer.zero_grad()
         try:
             with torch.enable_grad():
@@ -86,14 +88,3 @@ def _cropped(model: nn.Module, stack: str, count: int) -> tuple[nn.Module, nn.Mo
 def _cut_off(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Begin a graph of its own at a layer: updates are local."""
     return (args[0].detach(), *args[1:]), kwargs
-
-
-def _calling(learn: Any, index: int) -> Any:
-    def hook(layer: nn.Module, _: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        learn(index, layer, kwargs, _hidden(output))
-
-    return hook
-
-
-def _hidden(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output

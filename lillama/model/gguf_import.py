@@ -29,22 +29,15 @@ def imported_gguf(file: Path, cache_dir: Path, key: str = ModelConfig.KEY) -> Pa
     """
     cache, own = Cache(cache_dir), readable_digest(file, key)[:32]
     try:
-        held = cache.folder(GGUF, own)
-        if held is None:
-            with cache.lock(own, "the same import"):
-                held = cache.folder(GGUF, own) or _kept_import(cache, own, file, key)
+        held = cache.made_folder(GGUF, own, "the same import", lambda folder: _import_gguf(file, folder, key))
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or one_line(error)
         raise ConfigError(f"cache_dir={cache_dir}: the imported model cannot be kept in {GGUF} ({why})") from None
     return held
 
 
-def _kept_import(cache: Cache, own: str, file: Path, key: str) -> Path:
-    log.info("importing %s (once; about 20 seconds for 135M parameters)", file.name)
-    return cache.write_folder(GGUF, own, lambda folder: _import_gguf(file, folder, key))
-
-
 def _import_gguf(file: Path, folder: Path, key: str) -> None:
+    log.info("importing %s (once; about 20 seconds for 135M parameters)", file.name)
     missing = [package for package in GGUF_READERS if importlib.util.find_spec(package) is None]
     if missing:
         raise ConfigError(f"{key}={file}: reading GGUF needs the packages {', '.join(missing)} (pip install them)")

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,10 +64,7 @@ def _only_file(place: Path, name: str, told: str) -> Path:
 def _joined(files: Sequence[Path], cache_dir: Path, key: str) -> Path:
     cache, own = Cache(cache_dir), digest([readable_digest(file, key) for file in files])[:32]
     try:
-        held = cache.folder(JOINED, own)
-        if held is None:
-            with cache.lock(own, "the same file"):
-                held = cache.folder(JOINED, own) or _kept(cache, own, files)
+        held = cache.made_folder(JOINED, own, "the same file", lambda folder: _join(files, folder / WHOLE))
     except OSError as error:
         raise ConfigError(
             f"cache_dir={cache_dir}: the joined file cannot be kept in {JOINED} ({error.strerror})"
@@ -74,14 +72,9 @@ def _joined(files: Sequence[Path], cache_dir: Path, key: str) -> Path:
     return held / WHOLE
 
 
-def _kept(cache: Cache, own: str, files: Sequence[Path]) -> Path:
+def _join(files: Sequence[Path], out: Path) -> None:
     log.info("joining %d files of %.3g GB (once)", len(files), sum(file.stat().st_size for file in files) / 1e9)
-
-    def fill(folder: Path) -> None:
-        with (folder / WHOLE).open("wb") as whole:
-            for file in files:
-                with file.open("rb") as part:
-                    while piece := part.read(PIECE):
-                        whole.write(piece)
-
-    return cache.write_folder(JOINED, own, fill)
+    with out.open("wb") as whole:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole, PIECE)

@@ -121,6 +121,17 @@ class Cache:
             remove(temporary)
         return place
 
+    def made_folder(self, kind: str, key: str, what: str, fill: Callable[[Path], None]) -> Path:
+        """Find an entry that is a folder, or make it as :meth:`write_folder` does: of several processes, one does.
+
+        :raises OSError: where it cannot be read or written.
+        """
+        held = self.folder(kind, key)
+        if held is None:
+            with self.lock(key, what):
+                held = self.folder(kind, key) or self.write_folder(kind, key, fill)
+        return held
+
     @contextmanager
     def lock(self, key: str, what: str) -> Iterator[None]:
         """Hold a key among processes: of two that need the same thing, one makes it and the other waits and reads.
